@@ -1,0 +1,86 @@
+//! The measurements: `cargo xtask bench NAME`. Each prints its figures beside a floor or a peer
+//! that was measured in the same run.
+
+mod action;
+mod cpu;
+mod fsync;
+mod ledger;
+mod load;
+mod policy;
+mod report;
+mod stats;
+mod verify;
+mod workload;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+
+use crate::report::Report;
+
+/// Measures Tally. An aim that is missed is printed as missed; only a measurement that cannot be
+/// made is an error.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Args {
+    /// What to measure.
+    name: Name,
+    /// Also write the figures as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where the temporary data goes: on the disk that is to be measured. Without it, next to
+    /// this program.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Name {
+    /// A governed action, end to end, over HTTP.
+    Action,
+    /// Commits to the ledger, in process.
+    Ledger,
+    /// Decisions against bare evaluations.
+    Policy,
+    /// Verification of a log against bare signature verification.
+    Verify,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => {
+            let program = std::env::current_exe()?;
+            program.parent().context("this program lies in no folder")?.to_owned()
+        }
+    };
+    let report = match args.name {
+        Name::Action => action::run(&dir)?,
+        Name::Ledger => ledger::run(&dir)?,
+        Name::Policy => policy::run()?,
+        Name::Verify => verify::run(&dir)?,
+    };
+    finish(&report, args)
+}
+
+fn finish(report: &Report, args: &Args) -> anyhow::Result<()> {
+    print!("{report}");
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(report)?;
+        std::fs::write(path, text + "\n").with_context(|| format!("{}", path.display()))?;
+    }
+    Ok(())
+}

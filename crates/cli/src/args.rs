@@ -1,0 +1,111 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{
+    accounts, actions, approvals, evidence, identity, init, ledger, policy, receipts, serve, tools,
+    verify, version,
+};
+use crate::context::Context;
+use crate::demo;
+use crate::exit::{self, Exit};
+
+/// Decides, runs and proves what AI agents do.
+#[derive(Debug, Parser)]
+#[command(name = "tally", version, after_help = exit::HELP, after_long_help = exit::HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) context: Context,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Tell the whole story on this machine, with nothing but this program.
+    Demo {
+        /// Keep the data, evidence and keys of the demo in this folder, which must be new.
+        #[arg(long, value_name = "DIR")]
+        keep: Option<PathBuf>,
+    },
+    /// Make a folder to serve from: configuration, keys, three principals, the baseline policy.
+    Init(init::Init),
+    /// Run the server.
+    Serve(serve::Serve),
+    /// Submit an action.
+    Submit(actions::Submit),
+    /// Follow and steer actions.
+    #[command(subcommand)]
+    Actions(actions::Actions),
+    /// See what waits for a person.
+    #[command(subcommand)]
+    Approvals(approvals::Approvals),
+    /// Approve the plan that an approval shows.
+    Approve(approvals::Decide),
+    /// Reject the plan that an approval shows.
+    Reject(approvals::Decide),
+    /// Read receipts.
+    #[command(subcommand)]
+    Receipts(receipts::Receipts),
+    /// Verify an evidence bundle offline.
+    Verify(verify::Verify),
+    /// Verify the log of a workspace, or rebuild what is derived from it.
+    #[command(subcommand)]
+    Ledger(ledger::Ledger),
+    /// Export evidence for a stranger, or have a bundle verified by the server.
+    #[command(subcommand)]
+    Evidence(evidence::Evidence),
+    /// Test, build, publish and try out policies.
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Manage tenants.
+    #[command(subcommand)]
+    Tenant(identity::Tenant),
+    /// Manage workspaces.
+    #[command(subcommand)]
+    Workspace(identity::Workspace),
+    /// Manage principals: users, agents and services.
+    #[command(subcommand)]
+    Principal(identity::Principal),
+    /// Manage API keys.
+    #[command(subcommand)]
+    Key(identity::Key),
+    /// See the tools that policy lets you call.
+    #[command(subcommand)]
+    Tools(tools::Tools),
+    /// Manage the accounts that actions spend from.
+    #[command(subcommand)]
+    Account(accounts::Account),
+    /// Print the version of this program and, where one is named, of the server.
+    Version,
+}
+
+impl Command {
+    /// Runs the command.
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        match self {
+            Self::Demo { keep } => demo::run(keep).await,
+            Self::Init(command) => command.run(context).await,
+            Self::Serve(command) => command.run().await,
+            Self::Submit(command) => command.run(context).await,
+            Self::Actions(command) => command.run(context).await,
+            Self::Approvals(command) => command.run(context).await,
+            Self::Approve(command) => command.approve(context).await,
+            Self::Reject(command) => command.reject(context).await,
+            Self::Receipts(command) => command.run(context).await,
+            Self::Verify(command) => command.run(context),
+            Self::Ledger(command) => command.run(context).await,
+            Self::Evidence(command) => command.run(context).await,
+            Self::Policy(command) => command.run(context).await,
+            Self::Tenant(command) => command.run(context).await,
+            Self::Workspace(command) => command.run(context).await,
+            Self::Principal(command) => command.run(context).await,
+            Self::Key(command) => command.run(context).await,
+            Self::Tools(command) => command.run(context).await,
+            Self::Account(command) => command.run(context).await,
+            Self::Version => version::run(context).await,
+        }
+    }
+}

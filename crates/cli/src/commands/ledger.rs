@@ -1,0 +1,139 @@
+//! `tally ledger`: offline on the folder of a stopped server, or through the API.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use kernel::receipt::LogId;
+use ledger::keys::FileKeys;
+use ledger::rebuild::{Report, rebuild, verify_states};
+use ledger::sqlite::Sqlite;
+use ledger::store::Store as _;
+use proto::ledger::{VerifyLedgerRequest, VerifyLedgerResponse};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::exit::{Exit, Failure};
+
+/// The stores of a data folder: one for each plane.
+const STORES: [&str; 2] = ["control.sqlite", "runtime.sqlite"];
+
+/// `tally ledger`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ledger {
+    /// Verify every receipt: signatures, chain and tree. With --data also that every stored state
+    /// is what the receipts say.
+    Verify {
+        #[command(flatten)]
+        folder: Folder,
+        /// Through the API: the workspace; without it that of the credentials file.
+        #[arg(long, value_name = "NAME", conflicts_with = "data")]
+        workspace: Option<String>,
+    },
+    /// Drop what is derived from the logs of a stopped server and make it anew.
+    Rebuild(Folder),
+}
+
+/// The folder of a stopped server.
+#[derive(Debug, Args)]
+pub(crate) struct Folder {
+    /// The data folder of a stopped server.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The host that begins the origin of its logs, as in tally.yaml.
+    #[arg(long, default_value = "localhost", value_name = "NAME")]
+    host: String,
+}
+
+/// What was found in a data folder.
+#[derive(Serialize)]
+struct Found {
+    valid: bool,
+    logs: Vec<Report>,
+}
+
+impl Ledger {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        match self {
+            Self::Verify { folder: Folder { data: Some(data), host }, .. } => {
+                let stopped = Stopped::open(&data)?;
+                let keys = FileKeys::open(&data.join("keys"))?;
+                stopped.each_log(context, |store, log| verify_states(store, &host, &keys, log))
+            }
+            Self::Verify { workspace, .. } => online(workspace, context).await,
+            Self::Rebuild(Folder { data: Some(data), .. }) => {
+                Stopped::open(&data)?.each_log(context, |store, log| rebuild(store, log))
+            }
+            Self::Rebuild(_) => Err(Failure::Usage("give --data DIR".to_owned()).into()),
+        }
+    }
+}
+
+/// The stores of a server that does not run, and cannot be started meanwhile.
+struct Stopped {
+    stores: Vec<Sqlite>,
+    _lock: File,
+}
+
+impl Stopped {
+    fn open(data: &Path) -> anyhow::Result<Self> {
+        let bad = |reason: String| {
+            let data = data.display();
+            Failure::Usage(format!("--data `{data}`: {reason}"))
+        };
+        // Opening would make what is absent, and new keys would verify nothing.
+        for name in STORES.into_iter().chain(["keys/master.key", "lock"]) {
+            if !data.join(name).is_file() {
+                return Err(bad(format!("is no data folder: it has no `{name}`")).into());
+            }
+        }
+        let lock = OpenOptions::new().write(true).open(data.join("lock"));
+        let lock = lock.map_err(|error| bad(error.to_string()))?;
+        lock.try_lock().map_err(|_| bad("is in use: stop the server first".to_owned()))?;
+        let stores = STORES.iter().map(|name| Sqlite::open(&data.join(name)));
+        Ok(Self { stores: stores.collect::<Result<_, _>>()?, _lock: lock })
+    }
+
+    fn each_log(
+        &self,
+        context: &Context,
+        check: impl Fn(&Sqlite, &LogId) -> Result<Report, ledger::Error>,
+    ) -> anyhow::Result<Exit> {
+        let mut logs = Vec::new();
+        for store in &self.stores {
+            for log in store.logs()? {
+                logs.push(check(store, &log)?);
+            }
+        }
+        let valid = logs.iter().all(Report::valid);
+        context.output().show(&Found { valid, logs }, describe)?;
+        Ok(Exit::of_verification(valid))
+    }
+}
+
+fn describe(found: &Found) -> String {
+    let logs = found.logs.iter().map(|report| {
+        let verdict = if report.valid() { "valid" } else { "NOT valid" };
+        let head = format!("{}: {verdict}, {} receipts", report.origin, report.size);
+        std::iter::once(head).chain(report.errors.iter().cloned()).collect::<Vec<_>>().join("\n  ")
+    });
+    logs.collect::<Vec<_>>().join("\n")
+}
+
+/// Has the server verify the log of a workspace.
+async fn online(workspace: Option<String>, context: &Context) -> anyhow::Result<Exit> {
+    let session = context.session()?;
+    let request = VerifyLedgerRequest { workspace: session.workspace(workspace)? };
+    let verified = session.client.verify_ledger(&request).await?;
+    context.output().show(&verified, describe_online)?;
+    Ok(Exit::of_verification(verified.valid))
+}
+
+fn describe_online(verified: &VerifyLedgerResponse) -> String {
+    let VerifyLedgerResponse { valid, size, checked, errors, .. } = verified;
+    if *valid {
+        format!("valid: {checked} of {size} receipts checked")
+    } else {
+        format!("NOT valid:\n{}", errors.join("\n"))
+    }
+}

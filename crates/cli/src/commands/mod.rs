@@ -1,0 +1,33 @@
+//! The commands, each a module.
+
+pub(crate) mod accounts;
+pub(crate) mod actions;
+pub(crate) mod approvals;
+pub(crate) mod evidence;
+pub(crate) mod identity;
+pub(crate) mod init;
+pub(crate) mod ledger;
+pub(crate) mod policy;
+pub(crate) mod receipts;
+pub(crate) mod serve;
+pub(crate) mod tools;
+pub(crate) mod verify;
+pub(crate) mod version;
+
+use clap::Args;
+
+/// Which page of a list.
+#[derive(Debug, Args)]
+pub(crate) struct Paging {
+    /// At most this many; 0 takes the server's default.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    page_size: u32,
+    /// Read on where the page before ended.
+    #[arg(long, default_value = "", value_name = "TOKEN")]
+    page_token: String,
+}
+
+/// How to read on after a page.
+fn next(token: &str) -> String {
+    if token.is_empty() { String::new() } else { format!("--page-token {token}") }
+}

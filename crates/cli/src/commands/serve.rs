@@ -1,0 +1,72 @@
+//! `tally serve`.
+
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use server::{Config, Overrides, Tls};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::exit::Exit;
+use crate::output::print;
+
+/// `tally serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The folder of the logs and keys.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where to listen, such as 127.0.0.1:8480; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// The configuration; what is given here besides wins over it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A certificate chain, PEM: serve HTTPS.
+    #[arg(long, value_name = "PEM", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate, PEM.
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl Serve {
+    /// Serves until it is told to stop by SIGINT or SIGTERM.
+    pub(crate) async fn run(self) -> anyhow::Result<Exit> {
+        log_to_stderr()?;
+        let tls = self.tls_cert.zip(self.tls_key).map(|(cert, key)| Tls { cert, key });
+        let overrides = Overrides { data: self.data, listen: self.listen, tls };
+        let config = Config::load(self.config.as_deref(), overrides)?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let running = server::start(config).await?;
+        print(&format!("listening on {}", running.url()))?;
+        let stopped_by_itself = tokio::select! {
+            _ = interrupt.recv() => false,
+            _ = terminate.recv() => false,
+            () = running.wait() => true,
+        };
+        running.stop().await;
+        Ok(if stopped_by_itself { Exit::Internal } else { Exit::Done })
+    }
+}
+
+/// Logs to standard error, so that standard output has the one line. `TALLY_LOG` says how much,
+/// such as `info,ledger=debug`.
+fn log_to_stderr() -> anyhow::Result<()> {
+    let filter =
+        EnvFilter::builder().with_default_directive(tracing_level()).with_env_var("TALLY_LOG");
+    let filter = filter.from_env().context("TALLY_LOG")?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
+    let started = subscriber.try_init();
+    started.map_err(|error| anyhow::anyhow!("logging: {error}"))
+}
+
+fn tracing_level() -> tracing_subscriber::filter::Directive {
+    tracing_subscriber::filter::LevelFilter::INFO.into()
+}

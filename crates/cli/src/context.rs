@@ -1,0 +1,89 @@
+//! What all commands share: the server, the key, and how to answer.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use client::Client;
+
+use crate::credentials::Credentials;
+use crate::exit::Failure;
+use crate::output::Output;
+
+/// The options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Context {
+    /// The server, such as http://127.0.0.1:8480.
+    #[arg(long, global = true, env = "TALLY_URL", value_name = "URL")]
+    url: Option<String>,
+    /// The API key. Prefer the environment variable: others may see a command line.
+    #[arg(long, global = true, env = "TALLY_API_KEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
+    /// A credentials file, such as tally-data/credentials.json: server and key in one.
+    #[arg(long, global = true, env = "TALLY_CREDENTIALS", value_name = "FILE")]
+    credentials: Option<PathBuf>,
+    /// Print one JSON document: exactly what the API answered.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// A client, and what is known of its key.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) credentials: Option<Credentials>,
+}
+
+impl Context {
+    /// How to answer.
+    pub(crate) fn output(&self) -> Output {
+        Output { json: self.json }
+    }
+
+    /// Whether the server is named, by whichever means.
+    pub(crate) fn names_server(&self) -> bool {
+        self.url.is_some() || self.credentials.is_some()
+    }
+
+    /// The server and the key. `--url` and `--api-key` win over the credentials file.
+    pub(crate) fn session(&self) -> anyhow::Result<Session> {
+        let credentials = self.credentials.as_deref().map(Credentials::read).transpose()?;
+        let file = credentials.as_ref();
+        let url = self.url.clone().or_else(|| file.map(|file| file.url.clone()));
+        let key = self.api_key.clone().or_else(|| file.map(|file| file.key.clone()));
+        let url = url.ok_or_else(|| missing("server", "TALLY_URL"))?;
+        let key = key.ok_or_else(|| missing("API key", "TALLY_API_KEY"))?;
+        Ok(Session { client: Client::new(&url, &key)?, credentials })
+    }
+
+    /// The server alone, for public calls.
+    pub(crate) fn public_client(&self) -> anyhow::Result<Client> {
+        let credentials = self.credentials.as_deref().map(Credentials::read).transpose()?;
+        let url = self.url.clone().or(credentials.map(|file| file.url));
+        Ok(Client::new(&url.ok_or_else(|| missing("server", "TALLY_URL"))?, "")?)
+    }
+
+    /// The client of [`Self::session`].
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        Ok(self.session()?.client)
+    }
+}
+
+impl Session {
+    /// The workspace that was asked for, or that of the credentials file.
+    pub(crate) fn workspace(&self, asked: Option<String>) -> Result<String, Failure> {
+        let known = || self.credentials.as_ref().map(|file| file.workspace.clone());
+        asked.or_else(known).ok_or_else(|| Failure::Usage("give --workspace NAME".to_owned()))
+    }
+
+    /// The tenant that was asked for, or that of the credentials file.
+    pub(crate) fn tenant(&self, asked: Option<String>) -> Result<String, Failure> {
+        let known = || self.credentials.as_ref().map(|file| file.tenant.clone());
+        asked.or_else(known).ok_or_else(|| Failure::Usage("give --tenant NAME".to_owned()))
+    }
+}
+
+fn missing(what: &str, variable: &str) -> Failure {
+    Failure::Configuration(format!(
+        "no {what}: set {variable}, or TALLY_CREDENTIALS to a file such as \
+         tally-data/credentials.json"
+    ))
+}

@@ -1,0 +1,274 @@
+//! A real server process on a free port, its principals, and the program as a command.
+
+pub(crate) mod money;
+pub(crate) mod target;
+pub(crate) mod wire;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use client::Client;
+use policy::Source;
+use proto::actions::action::State;
+use proto::actions::{Action, GetActionRequest, SubmitActionRequest};
+use proto::identity::principal::Kind;
+use proto::identity::{CreateKeyRequest, CreatePrincipalRequest};
+use proto::policies::{CreatePolicyDraftRequest, Policy, PublishPolicyRequest};
+use proto::types::Json;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+/// The workspace that a first start makes.
+pub(crate) const WORKSPACE: &str = "main";
+/// How long a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at what must come.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The program, without any setting of whoever runs the tests.
+pub(crate) fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tally"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TALLY_")) {
+        command.env_remove(name);
+    }
+    command.args(args);
+    command
+}
+
+/// Runs the program to its end.
+pub(crate) fn tally(args: &[&str]) -> Output {
+    command(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// The one JSON document on standard output.
+pub(crate) fn json(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {text:?} {}", String::from_utf8_lossy(&output.stderr))
+    })
+}
+
+/// Standard output as text.
+pub(crate) fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Checks the exit code, and shows everything where it is another.
+#[track_caller]
+pub(crate) fn assert_code(output: &Output, expected: i32) {
+    let (out, err) = (text(output), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(expected), "stdout: {out}\nstderr: {err}");
+}
+
+/// What servers log: all that our own code has to say.
+const LOG: &str = "info,server=debug,ledger=debug,policy=debug,connectors=debug,tally=debug";
+
+/// Reads standard error to its end.
+type Log = thread::JoinHandle<std::io::Result<Vec<u8>>>;
+
+/// A server process. It is killed when this is dropped.
+pub(crate) struct Server {
+    /// Where it is; the same after a restart.
+    pub(crate) url: String,
+    /// The owner's client.
+    pub(crate) owner: Client,
+    /// Its data folder.
+    pub(crate) data: PathBuf,
+    config: PathBuf,
+    process: Child,
+    log: Log,
+    _folder: TempDir,
+}
+
+impl Server {
+    /// Starts a server in a new folder. `yaml` is added to its configuration.
+    pub(crate) fn start(yaml: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), yaml)
+    }
+
+    /// Starts a server in a folder where one may have been before, under `data`.
+    pub(crate) fn start_in(folder: TempDir, yaml: &str) -> Self {
+        let data = folder.path().join("data");
+        let config = folder.path().join("tally.yaml");
+        fs::write(&config, format!("host: tally.test\n{yaml}\n")).unwrap();
+        let (process, url, log) = spawn(&data, &config, "127.0.0.1:0");
+        let owner = Client::new(&url, credentials(&data)["key"].as_str().unwrap()).unwrap();
+        Self { url, owner, data, config, process, log, _folder: folder }
+    }
+
+    /// Ends the process as a crash does: kill -9.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Asks the process to end (SIGTERM) and waits for it.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        let pid = Pid::from_child(&self.process);
+        kill_process(pid, Signal::TERM).unwrap();
+        self.process.wait().unwrap()
+    }
+
+    /// What the process wrote to standard error. It must have ended before.
+    pub(crate) fn log(&mut self) -> String {
+        let read = std::mem::replace(&mut self.log, thread::spawn(|| Ok(Vec::new())));
+        String::from_utf8(read.join().unwrap().unwrap()).unwrap()
+    }
+
+    /// Starts the server again, on the same data and address. It must have ended before.
+    pub(crate) fn restart(&mut self) {
+        let address = self.url.split("://").nth(1).unwrap();
+        let (process, url, log) = spawn(&self.data, &self.config, address);
+        assert_eq!(url, self.url);
+        (self.process, self.log) = (process, log);
+    }
+
+    /// A client for a new principal with one key for the workspace and environment `dev`.
+    pub(crate) async fn principal(&self, kind: Kind, roles: &[&str]) -> Client {
+        self.principal_in(kind, roles, "dev").await
+    }
+
+    /// The same for another environment.
+    pub(crate) async fn principal_in(&self, kind: Kind, roles: &[&str], env: &str) -> Client {
+        Client::new(&self.url, &self.key(kind, roles, env).await).unwrap()
+    }
+
+    /// The key of a new principal.
+    pub(crate) async fn key(&self, kind: Kind, roles: &[&str], environment: &str) -> String {
+        let request = CreatePrincipalRequest {
+            kind: kind.into(),
+            name: "a principal of a test".to_owned(),
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            account_id: String::new(),
+        };
+        let principal_id = self.owner.create_principal(&request, None).await.unwrap().principal_id;
+        let request = CreateKeyRequest {
+            principal_id,
+            workspace: WORKSPACE.to_owned(),
+            environment: environment.to_owned(),
+            ..Default::default()
+        };
+        self.owner.create_key(&request, None).await.unwrap().key
+    }
+
+    /// Publishes a policy, which decides everywhere but in `prod`: its author publishes it.
+    pub(crate) async fn publish(&self, source: &Source) -> Policy {
+        self.publish_by(&self.owner, source).await
+    }
+
+    /// Has `publisher` publish a policy of the owner's.
+    pub(crate) async fn publish_by(&self, publisher: &Client, source: &Source) -> Policy {
+        let bundle = source.pack_unsigned().unwrap();
+        let request = CreatePolicyDraftRequest { bundle, description: "a test's".to_owned() };
+        let policy_id = self.owner.create_policy_draft(&request, None).await.unwrap().policy_id;
+        publisher.publish_policy(&PublishPolicyRequest { policy_id }, None).await.unwrap()
+    }
+
+    /// Runs the program against this server with `key`.
+    pub(crate) fn tally(&self, key: &str, args: &[&str]) -> Output {
+        let mut command = command(args);
+        command.env("TALLY_URL", &self.url).env("TALLY_API_KEY", key);
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The owner's key.
+    pub(crate) fn owner_key(&self) -> String {
+        credentials(&self.data)["key"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+/// A policy of these rules, which lists whatever they decide about.
+pub(crate) fn rego(rules: &str) -> Source {
+    let listing = "listing contains decision if some decision in decisions";
+    let text = format!("package tally\n\n{rules}\n\n{listing}\n");
+    Source::new([("tally.rego".to_owned(), text.into_bytes())]).unwrap()
+}
+
+/// A policy that allows everything.
+pub(crate) fn allow_all() -> Source {
+    rego(r#"decisions contains {"effect": "ALLOW", "rule": "R-ALL", "reason": "all"} if true"#)
+}
+
+/// Settings that let tools read and write below `folder`, and that give policy time on a busy
+/// machine.
+pub(crate) fn granting(folder: &Path) -> String {
+    let grants = format!("grants: {{fs_read: [{folder:?}], fs_write: [{folder:?}]}}");
+    format!("{grants}\npolicy: {{decision_limit_ms: 5000}}")
+}
+
+/// An action to submit.
+pub(crate) fn action(tool: &str, params: &Value) -> SubmitActionRequest {
+    let params = Some(Json::of(params).unwrap());
+    SubmitActionRequest { tool: tool.to_owned(), params, ..Default::default() }
+}
+
+/// The action once it is in `state`. Reading it moves nothing.
+pub(crate) async fn reaches(client: &Client, action_id: &str, state: State) -> Action {
+    let request = GetActionRequest { action_id: action_id.to_owned() };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let action = client.get_action(&request).await.unwrap();
+        if action.state() == state {
+            return action;
+        }
+        assert!(Instant::now() < until, "{action_id} never becomes {state:?}: {action:?}");
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The HTTP status and code with which a call was refused.
+#[track_caller]
+pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, client::Error>) -> (u16, String) {
+    match answer {
+        Err(client::Error::Refused { status, error }) => (status, error.code),
+        other => panic!("this should have been refused: {other:?}"),
+    }
+}
+
+/// The credentials file of a data folder.
+pub(crate) fn credentials(data: &Path) -> Value {
+    serde_json::from_slice(&fs::read(data.join("credentials.json")).unwrap()).unwrap()
+}
+
+/// Starts a process and waits for its one line.
+fn spawn(data: &Path, config: &Path, address: &str) -> (Child, String, Log) {
+    let mut process = command(&["serve", "--listen", address])
+        .arg("--data")
+        .arg(data)
+        .arg("--config")
+        .arg(config)
+        .env("TALLY_LOG", LOG)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = process.stderr.take().unwrap();
+    // Read to its end, so that the server never waits for a full pipe.
+    let log = thread::spawn(move || {
+        let mut text = Vec::new();
+        stderr.read_to_end(&mut text).map(|_| text)
+    });
+    let mut line = String::new();
+    BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let Some(url) = line.strip_prefix("listening on ") else {
+        process.kill().unwrap();
+        let log = log.join().unwrap().unwrap();
+        panic!("the server does not start: {line:?} {}", String::from_utf8_lossy(&log));
+    };
+    (process, url.trim_end().to_owned(), log)
+}

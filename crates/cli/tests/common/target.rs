@@ -1,0 +1,125 @@
+//! A system that tools act upon: it remembers every request, and misbehaves where it is told to.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use proto::actions::SubmitActionRequest;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+use super::action;
+
+/// A request that came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    /// Its Idempotency-Key.
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Default)]
+struct Seen {
+    deliveries: Vec<Delivery>,
+    /// How many came for each path.
+    paths: HashMap<String, usize>,
+}
+
+type SharedSeen = Arc<Mutex<Seen>>;
+
+/// The system. The first part of a path says how it answers: `/unavailable/…` 503 twice, then
+/// 200; `/limited/…` 429 once with `Retry-After: 2`, then 200; `/broken/…` 500; `/lacking/…` 501;
+/// `/drop/…` not at all, and closes; anything else 200.
+pub(crate) struct Target {
+    address: SocketAddr,
+    seen: SharedSeen,
+    serving: AbortHandle,
+}
+
+impl Target {
+    pub(crate) async fn start() -> Self {
+        Self::slow(Duration::ZERO).await
+    }
+
+    /// One that takes its time for an answer, up to `pause`, after it has done what it was asked.
+    pub(crate) async fn slow(pause: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = SharedSeen::default();
+        let serving = tokio::spawn(serve(listener, seen.clone(), pause)).abort_handle();
+        Self { address, seen, serving }
+    }
+
+    /// The leave to call it, an item of `grants.http`.
+    pub(crate) fn grant(&self) -> String {
+        format!("{{host: {}, port: {}, private: true}}", self.address.ip(), self.address.port())
+    }
+
+    /// An action that calls it.
+    pub(crate) fn call(&self, method: &str, path: &str) -> SubmitActionRequest {
+        let url = format!("http://{}{path}", self.address);
+        let mut call = action("core.http_call", &json!({"method": method, "url": url}));
+        call.wait_ms = Some(60_000);
+        call
+    }
+
+    /// Every request so far, in the order of their arrival.
+    pub(crate) fn seen(&self) -> Vec<Delivery> {
+        self.seen.lock().unwrap().deliveries.clone()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, seen: SharedSeen, pause: Duration) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let seen = seen.clone();
+        let service = service_fn(move |request| answer(request, seen.clone(), pause));
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        // Connections break here on purpose.
+        tokio::spawn(async move { connection.await.is_ok() });
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    seen: SharedSeen,
+    pause: Duration,
+) -> Result<Response<Full<Bytes>>, &'static str> {
+    let path = request.uri().path().to_owned();
+    let key = request.headers().get("idempotency-key").map(|key| key.to_str().unwrap().to_owned());
+    let delivery = Delivery { method: request.method().to_string(), path: path.clone(), key };
+    let (nth, total) = {
+        let mut seen = seen.lock().unwrap();
+        seen.deliveries.push(delivery);
+        let nth = seen.paths.entry(path.clone()).or_default();
+        *nth += 1;
+        (*nth, seen.deliveries.len())
+    };
+    // Some answers come at once and some late.
+    tokio::time::sleep(pause * u32::try_from(total % 8).unwrap() / 7).await;
+    let response = Response::builder();
+    let response = match path.split('/').nth(1).unwrap() {
+        "drop" => return Err("closed without an answer"),
+        "unavailable" if nth <= 2 => response.status(503),
+        "limited" if nth == 1 => response.status(429).header("retry-after", "2"),
+        "broken" => response.status(500),
+        "lacking" => response.status(501),
+        _ => response.status(200),
+    };
+    Ok(response.body(Full::new(Bytes::from(format!("answer {nth}")))).unwrap())
+}

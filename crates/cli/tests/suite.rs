@@ -1,0 +1,25 @@
+//! What is tested through the real program. One test program: linking it takes longer than
+//! running it, so further tests are further modules here.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "helpers of tests fail loudly"
+)]
+
+mod approvals;
+mod common;
+mod concurrency;
+mod demo;
+mod exits;
+mod fuzz;
+mod init;
+mod kill;
+mod matrix;
+mod offline;
+mod policy;
+mod review;
+mod serve;
+mod surfaces;
+mod tenants;
+mod visibility;

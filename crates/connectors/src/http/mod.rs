@@ -1,0 +1,189 @@
+//! `core.http_call`: HTTP/1.1 to granted hosts, at addresses that were checked.
+
+mod answer;
+mod redirect;
+mod request;
+mod wire;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kernel::failure::{Category, Failure};
+use kernel::json::RawJson;
+use url::Host;
+
+use crate::address::{Reach, Resolver, reach};
+use crate::grants::Rule;
+use crate::limits;
+use crate::tools::{Context, Done, EffectChange, Error, Fault};
+use request::{Request, Target};
+
+/// Checks what the schema cannot say of the parameters.
+pub(crate) fn check(params: &RawJson) -> Result<(), Failure> {
+    Request::parse(params).map(|_| ())
+}
+
+/// The HTTP client.
+pub(crate) struct Http {
+    rules: Vec<Rule>,
+    resolver: Arc<dyn Resolver>,
+    tls: tokio_rustls::TlsConnector,
+}
+
+impl std::fmt::Debug for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+/// How far a call got: whether an unanswered request may have reached its host.
+#[derive(Debug, Default)]
+struct Progress(AtomicBool);
+
+impl Progress {
+    /// From here on the host may have the request.
+    fn sending(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// The host answered that it did not act on the request but points elsewhere.
+    fn redirected(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    fn sent(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Http {
+    pub(crate) fn new(
+        rules: Vec<Rule>,
+        resolver: Arc<dyn Resolver>,
+        extra_ca_pem: Option<&str>,
+    ) -> Result<Self, Error> {
+        Ok(Self { rules, resolver, tls: wire::tls(extra_ca_pem)? })
+    }
+
+    /// One call, its redirects included, within its time.
+    pub(crate) async fn call(
+        &self,
+        params: &RawJson,
+        idempotent: bool,
+        context: &Context<'_>,
+    ) -> Result<Done, Fault> {
+        let mut request = Request::parse(params)?;
+        request.set_idempotency_key(&context.idempotency_key)?;
+        let progress = Progress::default();
+        let within = request.timeout;
+        let ended = tokio::time::timeout(within, self.follow(request, context, &progress)).await;
+        let fault = match ended {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(fault)) => fault,
+            Err(_) => timed_out(within, progress.sent()),
+        };
+        Err(match fault {
+            // Repeating such a call changes nothing more, so there is nothing to reconcile.
+            Fault::Unknown(failure) if idempotent => Fault::Failed(failure),
+            fault => fault,
+        })
+    }
+
+    async fn follow(
+        &self,
+        mut request: Request,
+        context: &Context<'_>,
+        progress: &Progress,
+    ) -> Result<Done, Fault> {
+        let mut redirects = 0;
+        self.granted(&request.target)?;
+        loop {
+            let rule = self.granted(&request.target)?;
+            let addresses = self.addresses(&request.target, rule).await?;
+            let exchange = wire::exchange(&self.tls, &request, &addresses, progress).await?;
+            let Some(next) = redirect::next(&request, &exchange.response)? else {
+                return answer::read(&request, exchange, context.now, redirects).await;
+            };
+            progress.redirected();
+            if usize::from(redirects) == limits::REDIRECTS_MAX {
+                let message = format!("more than {} redirects", limits::REDIRECTS_MAX);
+                return Err(permanent("too_many_redirects", message).into());
+            }
+            redirects += 1;
+            self.granted(&next.target)?;
+            if next.target.origin() != request.target.origin() {
+                context.redirect.allow(&EffectChange {
+                    method: next.method.to_string(),
+                    from: request.target.origin(),
+                    to: next.target.origin(),
+                })?;
+            }
+            request = next;
+        }
+    }
+
+    /// The grant for `target`; one that allows private addresses counts first.
+    fn granted(&self, target: &Target) -> Result<&Rule, Failure> {
+        let covering =
+            self.rules.iter().filter(|r| r.covers(&target.host, target.port, target.scheme.port()));
+        covering.max_by_key(|rule| rule.private).ok_or_else(|| {
+            let (host, port) = (&target.host, target.port);
+            let message = format!("no grant covers {host} port {port}: add it to grants.http");
+            Failure::new(Category::Permission, "host_not_granted", message)
+        })
+    }
+
+    /// The addresses of `target`, every one of them allowed by `rule`. The connection is made to
+    /// one of these: the name is not looked up again.
+    async fn addresses(&self, target: &Target, rule: &Rule) -> Result<Vec<SocketAddr>, Failure> {
+        let (literal, found) = match &target.host {
+            Host::Ipv4(ip) => (true, vec![IpAddr::V4(*ip)]),
+            Host::Ipv6(ip) => (true, vec![IpAddr::V6(*ip)]),
+            Host::Domain(name) => (false, self.look_up(name).await?),
+        };
+        for ip in &found {
+            let allowed = match reach(*ip) {
+                Reach::Public => true,
+                Reach::Private => rule.private,
+                Reach::Link => rule.private && literal,
+                Reach::Never => false,
+            };
+            if !allowed {
+                return Err(address_refused(target));
+            }
+        }
+        let port = target.port;
+        let first = found.into_iter().take(limits::ADDRESSES_MAX);
+        Ok(first.map(|ip| SocketAddr::new(ip, port)).collect())
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
+        let failed = |why: &str| {
+            let message = format!("no address found for {name}: {why}");
+            Failure::new(Category::Network, "dns_failed", message)
+        };
+        let found = self.resolver.resolve(name).await.map_err(|e| failed(&e.to_string()))?;
+        if found.is_empty() { Err(failed("the answer is empty")) } else { Ok(found) }
+    }
+}
+
+/// Names no address: what a private name resolves to is not for an agent to learn.
+fn address_refused(target: &Target) -> Failure {
+    let (host, port) = (&target.host, target.port);
+    let message = format!(
+        "{host} has an address that is not public: only a grant for this host and port {port} \
+         with private: true allows it (a link-local address must be granted as an address)"
+    );
+    Failure::new(Category::Permission, "address_not_granted", message)
+}
+
+fn permanent(code: &str, message: String) -> Failure {
+    Failure::new(Category::Permanent, code, message)
+}
+
+fn timed_out(within: std::time::Duration, sent: bool) -> Fault {
+    let message = format!("no full answer within {} ms", within.as_millis());
+    let failure = Failure::new(Category::Timeout, "timeout", message);
+    if sent { Fault::Unknown(failure) } else { Fault::Failed(failure) }
+}

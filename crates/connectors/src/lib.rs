@@ -1,0 +1,22 @@
+//! What Tally does to the world: tools that act only under a permit and only where granted.
+
+pub mod address;
+pub mod grants;
+pub mod limits;
+pub mod tools;
+pub mod transform;
+
+mod files;
+mod http;
+mod manifests;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use address::{Resolver, SystemResolver};
+pub use grants::{Grants, HttpGrant};
+pub use tools::{
+    Call, EffectChange, EffectCheck, Error, Executed, Meta, Outcome, RegisteredTool, Tools,
+    ToolsConfig,
+};

@@ -1,0 +1,331 @@
+//! The catalogue of built-in tools and the one way to run them: under a permit.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use kernel::failure::{Category, Failure};
+use kernel::ids::ToolId;
+use kernel::json::RawJson;
+use kernel::permit::{Invalid, Permit};
+use kernel::tool::Manifest;
+use kernel::values::{Digest, MicroUsd, Timestamp};
+
+use crate::address::{Resolver, SystemResolver};
+use crate::files::Files;
+use crate::grants::{self, Grants};
+use crate::http::{self, Http};
+use crate::manifests::{self, Builtin};
+use crate::schema;
+use crate::transform::{Transform, Worker};
+
+/// Why the tools cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A grant is malformed, or its folder cannot be opened.
+    #[error(transparent)]
+    Grant(#[from] grants::Error),
+    /// The extra certificate authority is unusable.
+    #[error("extra_ca: {0}")]
+    Certificate(String),
+    /// A price for a tool that is not there, or below zero.
+    #[error("prices: `{tool}` {reason}")]
+    Price {
+        /// The tool named.
+        tool: ToolId,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A manifest that ships with Tally is malformed: a fault of Tally itself.
+    #[error("manifest of `{tool}`: {reason}")]
+    Manifest {
+        /// The tool.
+        tool: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What the tools may do, and with what.
+#[derive(Clone, Debug)]
+pub struct ToolsConfig {
+    /// What they may reach. Without a grant, nothing.
+    pub grants: Grants,
+    /// Price of one call by tool, in micro-USD; a tool that is not listed costs nothing.
+    pub prices: BTreeMap<ToolId, MicroUsd>,
+    /// How to start a jq worker; without it `core.json_transform` is not offered.
+    pub jq_worker: Option<Worker>,
+    /// A PEM file's text with further certificate authorities to trust.
+    pub extra_ca_pem: Option<String>,
+    /// What turns host names into addresses.
+    pub resolver: Arc<dyn Resolver>,
+}
+
+impl Default for ToolsConfig {
+    fn default() -> Self {
+        Self {
+            grants: Grants::default(),
+            prices: BTreeMap::new(),
+            jq_worker: None,
+            extra_ca_pem: None,
+            resolver: Arc::new(SystemResolver),
+        }
+    }
+}
+
+/// A tool as the catalogue has it.
+#[derive(Debug)]
+pub struct RegisteredTool {
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// The digest of that; part of every plan.
+    pub digest: Digest,
+    builtin: Builtin,
+    validator: schema::Validator,
+}
+
+/// How an effect is about to differ from what was planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectChange {
+    /// The HTTP method, upper-case.
+    pub method: String,
+    /// `scheme://host:port` of the plan or of the hop before.
+    pub from: String,
+    /// `scheme://host:port` that would be called now.
+    pub to: String,
+}
+
+/// Decides on an effect that differs from the plan. Asked in the middle of a call, so it must not
+/// block for long.
+pub trait EffectCheck: Send + Sync {
+    /// Whether the changed effect may go on; the failure ends the call.
+    fn allow(&self, effect: &EffectChange) -> Result<(), Failure>;
+}
+
+/// One attempt at one action.
+pub struct Call<'a> {
+    /// The right to run it.
+    pub permit: &'a Permit,
+    /// The tool.
+    pub tool: &'a ToolId,
+    /// The digest of the plan that is about to run, computed from what will run.
+    pub plan_digest: Digest,
+    /// The parameters as received.
+    pub params: &'a RawJson,
+    /// Now.
+    pub now: Timestamp,
+    /// Asked when the effect differs from the plan.
+    pub redirect: &'a dyn EffectCheck,
+}
+
+impl fmt::Debug for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Parameters are content: they stay out of logs.
+        f.debug_struct("Call").field("permit", self.permit).field("tool", self.tool).finish()
+    }
+}
+
+/// Figures about an execution, free of content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// The status of an HTTP answer.
+    pub status: Option<u16>,
+    /// Bytes written to or sent with the effect.
+    pub bytes_out: u64,
+    /// Bytes read from it.
+    pub bytes_in: u64,
+    /// Redirects followed.
+    pub redirects: u8,
+}
+
+/// What an executed call came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// By the tool's output schema.
+    pub result: RawJson,
+    /// What it cost.
+    pub cost: MicroUsd,
+    /// Figures about it.
+    pub meta: Meta,
+}
+
+/// How one attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The effect happened and this is its result.
+    Executed(Executed),
+    /// There was no effect, or its failure is known, or repeating it changes nothing more.
+    Failed(Failure),
+    /// The effect may have happened: it must be reconciled, never repeated blindly.
+    Unknown(Failure),
+}
+
+/// What a tool's own code gives back.
+pub(crate) struct Done {
+    /// JSON text.
+    pub(crate) result: String,
+    pub(crate) meta: Meta,
+}
+
+/// How a tool's own code fails.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Failed(Failure),
+    Unknown(Failure),
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// What a tool's own code is told of the call besides its parameters.
+pub(crate) struct Context<'a> {
+    /// The same for each attempt at this action, different for every other action.
+    pub(crate) idempotency_key: String,
+    pub(crate) now: Timestamp,
+    pub(crate) redirect: &'a dyn EffectCheck,
+}
+
+/// The built-in tools.
+#[derive(Debug)]
+pub struct Tools {
+    tools: BTreeMap<ToolId, RegisteredTool>,
+    http: Http,
+    files: Files,
+    transform: Option<Transform>,
+}
+
+impl Tools {
+    /// Checks the configuration and opens what it grants.
+    pub fn new(config: ToolsConfig) -> Result<Self, Error> {
+        let mut tools = BTreeMap::new();
+        for builtin in Builtin::ALL {
+            if builtin == Builtin::JsonTransform && config.jq_worker.is_none() {
+                continue;
+            }
+            let tool = register(builtin, &config.prices)?;
+            tools.insert(tool.manifest.id.clone(), tool);
+        }
+        for (tool, price) in &config.prices {
+            let reason = match (tools.contains_key(tool), price.0 >= 0) {
+                (true, true) => continue,
+                (false, _) => "is not a tool",
+                (true, false) => "costs less than nothing",
+            };
+            return Err(Error::Price { tool: tool.clone(), reason });
+        }
+        Ok(Self {
+            tools,
+            http: Http::new(
+                config.grants.http_rules()?,
+                config.resolver,
+                config.extra_ca_pem.as_deref(),
+            )?,
+            files: Files::open(&config.grants)?,
+            transform: config.jq_worker.map(Transform::new),
+        })
+    }
+
+    /// Every manifest with its digest, by tool id.
+    pub fn manifests(&self) -> impl Iterator<Item = (&Manifest, Digest)> {
+        self.tools.values().map(|tool| (&tool.manifest, tool.digest))
+    }
+
+    /// The tool `id`.
+    pub fn get(&self, id: &ToolId) -> Option<&RegisteredTool> {
+        self.tools.get(id)
+    }
+
+    /// Checks parameters before anything is decided about them. Says nothing of what is granted:
+    /// that is for the execution.
+    pub fn validate(&self, id: &ToolId, params: &RawJson) -> Result<(), Failure> {
+        let tool = self.tools.get(id).ok_or_else(|| unknown_tool(id))?;
+        tool.validator.check(&params.to_value())?;
+        match tool.builtin {
+            Builtin::HttpCall => http::check(params),
+            Builtin::FsRead | Builtin::FsWrite | Builtin::JsonTransform => Ok(()),
+        }
+    }
+
+    /// Runs one attempt. The permit comes first: nothing happens before it is found valid.
+    pub async fn execute(&self, call: Call<'_>) -> Outcome {
+        if let Err(invalid) = call.permit.check(call.plan_digest, call.now) {
+            return Outcome::Failed(permit_failure(invalid));
+        }
+        let context = Context {
+            idempotency_key: call.permit.idempotency_key(),
+            now: call.now,
+            redirect: call.redirect,
+        };
+        self.run(call.tool, call.params, context).await
+    }
+
+    /// Runs a call whose permit was checked.
+    pub(crate) async fn run(&self, id: &ToolId, params: &RawJson, context: Context<'_>) -> Outcome {
+        let Some(tool) = self.tools.get(id) else {
+            return Outcome::Failed(unknown_tool(id));
+        };
+        // Decided long ago, perhaps: what runs is checked again.
+        if let Err(failure) = self.validate(id, params) {
+            return Outcome::Failed(failure);
+        }
+        let idempotent = tool.manifest.facts(params).idempotent;
+        let ended = match (tool.builtin, &self.transform) {
+            (Builtin::HttpCall, _) => self.http.call(params, idempotent, &context).await,
+            (Builtin::FsRead, _) => self.files.read(params).await,
+            (Builtin::FsWrite, _) => self.files.write(params, idempotent, &context).await,
+            (Builtin::JsonTransform, Some(transform)) => transform.run(params).await,
+            (Builtin::JsonTransform, None) => Err(unknown_tool(id).into()),
+        };
+        match ended {
+            Ok(done) => executed(tool, idempotent, &done),
+            Err(Fault::Failed(failure)) => Outcome::Failed(failure),
+            Err(Fault::Unknown(failure)) => Outcome::Unknown(failure),
+        }
+    }
+}
+
+fn register(
+    builtin: Builtin,
+    prices: &BTreeMap<ToolId, MicroUsd>,
+) -> Result<RegisteredTool, Error> {
+    let broken = |reason: String| Error::Manifest { tool: builtin.id().to_owned(), reason };
+    let mut manifest = manifests::manifest(builtin).map_err(|e| broken(e.to_string()))?;
+    if let Some(price) = prices.get(&manifest.id) {
+        manifest.cost.per_call_micro_usd = *price;
+    }
+    let digest = manifest.digest().map_err(|e| broken(e.to_string()))?;
+    let validator = schema::Validator::new(&manifest.input_schema).map_err(broken)?;
+    Ok(RegisteredTool { manifest, digest, builtin, validator })
+}
+
+fn executed(tool: &RegisteredTool, idempotent: bool, done: &Done) -> Outcome {
+    match RawJson::parse(&done.result) {
+        Ok(result) => Outcome::Executed(Executed {
+            result,
+            cost: tool.manifest.cost.per_call_micro_usd,
+            meta: done.meta,
+        }),
+        Err(error) => {
+            let message = format!("the tool's result cannot be kept: {error}");
+            let failure = Failure::new(Category::Permanent, "result_invalid", message);
+            // The effect happened; only its result is unusable.
+            if idempotent { Outcome::Failed(failure) } else { Outcome::Unknown(failure) }
+        }
+    }
+}
+
+fn unknown_tool(id: &ToolId) -> Failure {
+    let message = format!("there is no tool `{id}`: list the tools to see what there is");
+    Failure::new(Category::NotFound, "tool_not_found", message)
+}
+
+fn permit_failure(invalid: Invalid) -> Failure {
+    let code = match invalid {
+        Invalid::OtherPlan => "permit_other_plan",
+        Invalid::Expired => "permit_expired",
+    };
+    Failure::new(Category::Permission, code, invalid.to_string())
+}

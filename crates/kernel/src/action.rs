@@ -1,0 +1,414 @@
+//! The state machine of one action: requested → decided → (approved) → executing → outcome.
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{Decision, Phase};
+use crate::failure::Category;
+use crate::ids::{AccountId, ActionId, ApprovalId, EnvironmentId, PrincipalId, ToolId};
+use crate::permit::Permit;
+use crate::principal::ActorChain;
+use crate::risk::Risk;
+use crate::values::{Digest, MicroUsd, Timestamp};
+
+mod fold;
+mod step;
+
+pub use fold::apply;
+pub use step::step;
+
+/// Where an action stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Submitted and not yet decided. Never stored alone: request and decision are one commit.
+    Requested,
+    /// Policy or a person said no, or the budget did not cover it. Final.
+    Denied,
+    /// Held until an admin releases it.
+    Quarantined,
+    /// Waits for people.
+    AwaitingApproval,
+    /// May run, as soon as a permit is drawn. Also between two attempts.
+    Approved,
+    /// A permit was drawn; the effect may have happened.
+    Executing,
+    /// The effect happened. Final.
+    Executed,
+    /// It surely failed. Final.
+    Failed,
+    /// Nobody knows whether the effect happened. An operator reconciles it.
+    Unknown,
+    /// Withdrawn before it ran. Final.
+    Canceled,
+    /// Nobody approved in time. Final.
+    Expired,
+}
+
+impl Status {
+    /// Whether nothing can follow.
+    pub fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Denied | Self::Executed | Self::Failed | Self::Canceled | Self::Expired
+        )
+    }
+
+    /// Whether a caller that waits should be answered: final, or out of Tally's hands.
+    pub fn is_settled(self) -> bool {
+        self.is_final() || matches!(self, Self::Unknown)
+    }
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Denied => "denied",
+            Self::Quarantined => "quarantined",
+            Self::AwaitingApproval => "awaiting_approval",
+            Self::Approved => "approved",
+            Self::Executing => "executing",
+            Self::Executed => "executed",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+            Self::Canceled => "canceled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// What was asked for: the facts of a request that never change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The tool that is to run.
+    pub tool: ToolId,
+    /// The digest of its manifest.
+    pub tool_digest: Digest,
+    /// The tool that was asked for, where policy routed the action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routed_from: Option<ToolId>,
+    /// From the credential.
+    pub environment: EnvironmentId,
+    /// Who acts for whom.
+    pub actors: ActorChain,
+    /// The digest of the canonical action document.
+    pub action_digest: Digest,
+    /// The digest of the document and the tool: what is approved and what runs.
+    pub plan_digest: Digest,
+    /// How risky.
+    pub risk: Risk,
+    /// The worst case of its cost.
+    pub estimate: MicroUsd,
+    /// Who pays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
+    /// Whether repeating the effect changes nothing more, so that a lost attempt is repeated.
+    pub idempotent: bool,
+    /// How long one attempt may take.
+    pub timeout_ms: u64,
+}
+
+/// How an attempt ended, as the receipt tells it: digests and codes, never content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// `executed`, `failed` or `unknown`.
+    pub status: Status,
+    /// The salted commitment of the result: SHA-256(salt ‖ result).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Digest>,
+    /// The bytes of the result.
+    pub output_bytes: u64,
+    /// What it really cost.
+    pub cost: MicroUsd,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureCode>,
+}
+
+/// The failure of an attempt whose server went away.
+pub(crate) const LOST: &str = "attempt_lost";
+
+/// A failure without its words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailureCode {
+    /// Stable and lower-case.
+    pub code: String,
+    /// What kind.
+    pub category: Category,
+}
+
+/// An attempt that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attempt {
+    /// From 1. The fence: an outcome that names another attempt is refused.
+    pub number: u32,
+    /// The epoch of the server that runs it.
+    pub epoch: u64,
+    /// Until when the effect may begin.
+    pub not_after: Timestamp,
+    /// When the attempt counts as lost.
+    pub lease_until: Timestamp,
+    /// What is held for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<MicroUsd>,
+}
+
+/// What changes an action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", deny_unknown_fields)]
+pub enum Change {
+    /// It was asked for.
+    #[serde(rename = "action.requested")]
+    Requested(Box<Request>),
+    /// Policy decided.
+    #[serde(rename = "action.decided")]
+    Decided {
+        /// When in its life.
+        phase: Phase,
+        /// What follows.
+        status: Status,
+        /// What policy said.
+        decision: Box<Decision>,
+        /// The revision of the acting principal that was decided for.
+        principal_revision: u64,
+        /// The approval that it now waits for or has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        approval: Option<ApprovalId>,
+    },
+    /// Its approval was granted.
+    #[serde(rename = "action.approved")]
+    Approved {
+        /// Which approval.
+        approval: ApprovalId,
+    },
+    /// A permit was drawn.
+    #[serde(rename = "action.started")]
+    Started(Attempt),
+    /// An attempt failed and another follows.
+    #[serde(rename = "action.retried")]
+    Retried {
+        /// The attempt that failed.
+        attempt: u32,
+        /// When the next may begin.
+        at: Timestamp,
+        /// Why.
+        failure: FailureCode,
+    },
+    /// An attempt ended the action.
+    #[serde(rename = "action.finished")]
+    Finished {
+        /// Which attempt.
+        attempt: u32,
+        /// How.
+        outcome: Outcome,
+    },
+    /// Refused without an effect after it was decided: a rejected approval, an empty budget.
+    #[serde(rename = "action.denied")]
+    Denied {
+        /// Why.
+        failure: FailureCode,
+    },
+    /// An operator established what an unknown outcome was.
+    #[serde(rename = "action.reconciled")]
+    Reconciled {
+        /// `executed` or `failed`.
+        status: Status,
+        /// What it cost.
+        cost: MicroUsd,
+        /// Who established it.
+        by: PrincipalId,
+    },
+    /// Withdrawn.
+    #[serde(rename = "action.canceled")]
+    Canceled {
+        /// By whom.
+        by: PrincipalId,
+    },
+    /// Nobody approved in time.
+    #[serde(rename = "action.expired")]
+    Expired {},
+}
+
+/// What is asked of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Ask for it, with what policy said.
+    Request {
+        /// What is asked for.
+        request: Box<Request>,
+        /// What policy said.
+        decision: Box<Decision>,
+        /// The revision of the acting principal.
+        principal_revision: u64,
+        /// The approval to be opened in the same commit, where policy demands one.
+        approval: Option<ApprovalId>,
+    },
+    /// Ask for it and refuse it at once, whatever policy said: the budget does not cover it.
+    Refuse {
+        /// What is asked for.
+        request: Box<Request>,
+        /// What policy said.
+        decision: Box<Decision>,
+        /// The revision of the acting principal.
+        principal_revision: u64,
+        /// Why it is refused.
+        failure: FailureCode,
+    },
+    /// Its approval was granted (in the same commit).
+    Approve {
+        /// Which.
+        approval: ApprovalId,
+    },
+    /// Refuse it: the approval was rejected or the budget does not cover it.
+    Deny {
+        /// The approval that ends in the same commit: the open one, if there is one.
+        open: Option<ApprovalId>,
+        /// Why.
+        failure: FailureCode,
+    },
+    /// Decide it anew, before execution or on release.
+    Redecide {
+        /// `execute`, or `submit` on release from quarantine.
+        phase: Phase,
+        /// What policy says now.
+        decision: Box<Decision>,
+        /// The revision of the acting principal now.
+        principal_revision: u64,
+        /// The open approval that was taken into account, if there is one.
+        open: Option<ApprovalId>,
+        /// Whether the approval that the action has satisfies what is demanded now.
+        satisfied: bool,
+        /// The approval to be opened in the same commit where it does not.
+        approval: Option<ApprovalId>,
+    },
+    /// Draw a permit for the next attempt.
+    Start {
+        /// The policy revision now.
+        policy_revision: u64,
+        /// The revision of the acting principal now.
+        principal_revision: u64,
+        /// The approval consumed in the same commit, on the first attempt under one.
+        consumed: Option<ApprovalId>,
+        /// What is held in the same commit.
+        hold: Option<MicroUsd>,
+        /// The epoch of the server that runs it.
+        epoch: u64,
+    },
+    /// An attempt ended.
+    Finish {
+        /// Which attempt.
+        attempt: u32,
+        /// How.
+        outcome: Outcome,
+        /// When to try again, where that is wanted and allowed.
+        retry_at: Option<Timestamp>,
+    },
+    /// The server that ran the attempt is gone.
+    Lost {
+        /// Which attempt.
+        attempt: u32,
+        /// The epoch of the server that says so.
+        epoch: u64,
+    },
+    /// Establish an unknown outcome.
+    Reconcile {
+        /// Of which attempt.
+        attempt: u32,
+        /// `executed` or `failed`.
+        status: Status,
+        /// What it cost.
+        cost: MicroUsd,
+        /// Who says so.
+        by: PrincipalId,
+    },
+    /// Withdraw it.
+    Cancel {
+        /// The approval that ends in the same commit: the open one, if there is one.
+        open: Option<ApprovalId>,
+        /// By whom.
+        by: PrincipalId,
+    },
+    /// Its approval expired (in the same commit).
+    Expire {
+        /// Which.
+        approval: ApprovalId,
+    },
+}
+
+/// The state of one action: the fold of its changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Action {
+    /// Which.
+    pub id: ActionId,
+    /// Where it stands.
+    pub status: Status,
+    /// What was asked for.
+    pub request: Box<Request>,
+    /// What policy said last.
+    pub decision: Option<Box<Decision>>,
+    /// When it said so.
+    pub decided_at: Timestamp,
+    /// The revision of the acting principal then.
+    pub principal_revision: u64,
+    /// The approval that it waits for or has.
+    pub approval: Option<ApprovalId>,
+    /// Whether an attempt has used that approval.
+    pub approval_used: bool,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Whether an attempt was lost whose effect may have happened, and none since has ended well.
+    pub in_doubt: bool,
+    /// The attempt under way.
+    pub attempt: Option<Attempt>,
+    /// When the next attempt may begin.
+    pub retry_at: Option<Timestamp>,
+    /// How the last attempt ended.
+    pub outcome: Option<Outcome>,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// The log indices of its receipts.
+    pub receipts: Vec<u64>,
+}
+
+impl Action {
+    /// The permit of the running attempt.
+    pub fn permit(&self) -> Option<Permit> {
+        let attempt = self.attempt.as_ref().filter(|_| self.status == Status::Executing)?;
+        Some(Permit {
+            action: self.id.clone(),
+            attempt: attempt.number,
+            plan_digest: self.request.plan_digest,
+            policy_revision: self.decision.as_ref()?.policy.revision,
+            principal_revision: self.principal_revision,
+            hold: self.request.account.clone().zip(attempt.hold),
+            not_after: attempt.not_after,
+        })
+    }
+
+    /// The approval that can still be decided or used for it.
+    pub fn open_approval(&self) -> Option<&ApprovalId> {
+        self.approval.as_ref().filter(|_| !self.approval_used && !self.status.is_settled())
+    }
+
+    /// Whether money is set aside for it: while an attempt runs, and while the outcome of one is
+    /// not known.
+    pub fn held(&self) -> bool {
+        (matches!(self.status, Status::Executing | Status::Unknown) || self.in_doubt)
+            && self.request.estimate > MicroUsd::ZERO
+            && self.request.account.is_some()
+    }
+
+    /// When somebody must look at it again, if ever. The queue of work is made of this.
+    pub fn due(&self) -> Option<Timestamp> {
+        match self.status {
+            Status::Approved => Some(self.retry_at.unwrap_or(self.updated_at)),
+            Status::Executing => self.attempt.as_ref().map(|attempt| attempt.lease_until),
+            _ => None,
+        }
+    }
+}

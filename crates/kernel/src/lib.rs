@@ -1,0 +1,27 @@
+//! The rules of Tally, pure: time, ids, entropy, prices, policy results and outcomes are
+//! arguments; receipts and effects are results.
+
+pub mod account;
+pub mod action;
+pub mod approval;
+pub mod control;
+pub mod decision;
+pub mod dsse;
+pub mod failure;
+pub mod ids;
+pub mod json;
+pub mod limits;
+pub mod machine;
+pub mod note;
+pub mod permit;
+pub mod plan;
+pub mod principal;
+pub mod proof;
+pub mod receipt;
+pub mod reservation;
+pub mod risk;
+pub mod tile;
+pub mod tool;
+pub mod tree;
+pub mod values;
+pub mod verify;

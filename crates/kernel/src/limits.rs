@@ -1,0 +1,45 @@
+//! Every bound of the kernel, in one place.
+
+/// Bytes of an identifier.
+pub const ID_BYTES_MAX: usize = 64;
+/// Bytes of a receipt's payload (the in-toto statement). Base64 in the DSSE envelope makes it 4/3
+/// as long and the envelope adds under 400 bytes: 48,000 × 4 / 3 + 400 = 64,400, which fits the
+/// 65,535 bytes that an entry of a tlog-tiles entry bundle may have.
+pub const RECEIPT_PAYLOAD_BYTES_MAX: usize = 48_000;
+/// Bytes of an action's parameters as received.
+pub const PARAMS_BYTES_MAX: usize = 1 << 20;
+/// Depth of nesting in parameters and claims.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// Transitions in one receipt. A submit needs at most 6 (reserve, request, decide, hold, start,
+/// approval); 64 leaves room for bulk inputs while one receipt stays under its byte limit.
+pub const TRANSITIONS_PER_RECEIPT_MAX: usize = 64;
+/// Principals in an actor chain.
+pub const ACTOR_CHAIN_MAX: usize = 8;
+/// Rules that one decision may name. More matched rules than this are a policy error.
+pub const RULES_PER_DECISION_MAX: usize = 64;
+/// Bytes of a rule id or reason code.
+pub const RULE_BYTES_MAX: usize = 64;
+/// Approvers that a quorum may demand.
+pub const QUORUM_MAX: u32 = 16;
+/// How long an approval request may stay open.
+pub const APPROVAL_EXPIRES_S_MAX: u32 = 30 * 24 * 3600;
+/// How long an approval request stays open where policy does not say.
+pub const APPROVAL_EXPIRES_S_DEFAULT: u32 = 24 * 3600;
+/// How long a permit is good for. An effect that has not begun by then is decided again.
+pub const PERMIT_MICROS_MAX: i64 = 5_000_000;
+/// Attempts at one action, the first included.
+pub const ATTEMPTS_MAX: u32 = 5;
+/// Holds open at once on one account.
+pub const HOLDS_PER_ACCOUNT_MAX: usize = 10_000;
+/// Largest amount of one posting, in micro-USD: one billion dollars. Sums of 2^13 of them still
+/// fit an i64.
+pub const AMOUNT_MICRO_USD_MAX: i64 = 1_000_000_000_000_000;
+/// How long an idempotency key (and a result) is remembered.
+pub const RESULT_TTL_MICROS: i64 = 24 * 3600 * 1_000_000;
+/// Receipts in one evidence bundle.
+pub const BUNDLE_RECEIPTS_MAX: u64 = 10_000;
+/// Signatures on one note: the log's own and its witnesses'.
+pub const NOTE_SIGNATURES_MAX: usize = 16;
+/// Bytes of a note or of a proof that holds one. 16 signatures, each up to 5 kB by a post-quantum
+/// key, take 16 × 5,000 × 4 / 3 = 106,667 bytes in base64; the rest is for text and names.
+pub const NOTE_BYTES_MAX: usize = 128 * 1024;

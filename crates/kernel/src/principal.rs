@@ -1,0 +1,238 @@
+//! Who acts: principals, their roles and permissions, and the chain of delegation.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+use crate::ids::PrincipalId;
+use crate::limits;
+
+/// What a principal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrincipalKind {
+    /// A person.
+    User,
+    /// An AI agent.
+    Agent,
+    /// A program that is not an agent.
+    Service,
+}
+
+/// What a principal may do, as a named set of permissions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads actions, approvals and runs.
+    Viewer,
+    /// Reads everything and exports evidence.
+    Auditor,
+    /// Submits actions; never approves.
+    Agent,
+    /// Submits, cancels and reconciles actions.
+    Operator,
+    /// Drafts policies and workflows.
+    Builder,
+    /// Decides approvals.
+    Approver,
+    /// Publishes policy, manages principals, keys and accounts; is no approver by that.
+    Admin,
+    /// Everything an admin may and the tenant itself; is no approver by that either.
+    Owner,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 8] = [
+        Self::Viewer,
+        Self::Auditor,
+        Self::Agent,
+        Self::Operator,
+        Self::Builder,
+        Self::Approver,
+        Self::Admin,
+        Self::Owner,
+    ];
+
+    /// The permissions (`resource:verb`) of this role. A permission that no role lists is held
+    /// by nobody.
+    pub fn permissions(self) -> &'static [&'static str] {
+        match self {
+            Self::Viewer => VIEWER,
+            Self::Auditor => AUDITOR,
+            Self::Agent => AGENT,
+            Self::Operator => OPERATOR,
+            Self::Builder => BUILDER,
+            Self::Approver => APPROVER,
+            Self::Admin => ADMIN,
+            Self::Owner => OWNER,
+        }
+    }
+}
+
+#[rustfmt::skip]
+const VIEWER: &[&str] = &["actions:read", "approvals:read", "tools:read", "accounts:read"];
+#[rustfmt::skip]
+const AUDITOR: &[&str] = &[
+    "actions:read", "approvals:read", "tools:read", "accounts:read", "receipts:read",
+    "ledger:read", "policies:read", "evidence:export", "evidence:verify", "principals:read",
+    "keys:read", "tenants:read", "workspaces:read",
+];
+#[rustfmt::skip]
+const AGENT: &[&str] = &[
+    "actions:submit", "actions:read", "actions:cancel", "approvals:read", "tools:read",
+    "accounts:read", "receipts:read", "ledger:read",
+];
+#[rustfmt::skip]
+const OPERATOR: &[&str] = &[
+    "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "approvals:read",
+    "tools:read", "accounts:read", "receipts:read", "ledger:read",
+];
+#[rustfmt::skip]
+const BUILDER: &[&str] = &[
+    "actions:read", "tools:read", "policies:read", "policies:draft", "policies:simulate",
+];
+#[rustfmt::skip]
+const APPROVER: &[&str] = &[
+    "actions:read", "approvals:read", "approvals:decide", "receipts:read", "ledger:read",
+    "tools:read",
+];
+#[rustfmt::skip]
+const ADMIN: &[&str] = &[
+    "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "actions:release",
+    "approvals:read", "tools:read", "accounts:read", "accounts:create", "accounts:fund",
+    "receipts:read", "ledger:read", "policies:read", "policies:draft", "policies:publish",
+    "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
+    "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
+    "tenants:read", "workspaces:read", "workspaces:create",
+];
+#[rustfmt::skip]
+const OWNER: &[&str] = &[
+    "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "actions:release",
+    "approvals:read", "tools:read", "accounts:read", "accounts:create", "accounts:fund",
+    "receipts:read", "ledger:read", "policies:read", "policies:draft", "policies:publish",
+    "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
+    "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
+    "tenants:read", "tenants:create", "workspaces:read", "workspaces:create",
+];
+
+/// Whether any of `roles` carries `permission`.
+pub fn permitted<'a>(roles: impl IntoIterator<Item = &'a Role>, permission: &str) -> bool {
+    roles.into_iter().any(|role| role.permissions().contains(&permission))
+}
+
+/// One principal of an actor chain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Actor {
+    /// Who.
+    pub id: PrincipalId,
+    /// What it is.
+    pub kind: PrincipalKind,
+}
+
+/// Who acts for whom, the delegating user first and the acting principal last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<Actor>", into = "Vec<Actor>")]
+pub struct ActorChain(Vec<Actor>);
+
+/// Why a list of principals is not an actor chain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "an actor chain has 1 to {max} principals, none of them twice",
+    max = limits::ACTOR_CHAIN_MAX
+)]
+pub struct InvalidActorChain;
+
+impl TryFrom<Vec<Actor>> for ActorChain {
+    type Error = InvalidActorChain;
+
+    fn try_from(actors: Vec<Actor>) -> Result<Self, InvalidActorChain> {
+        let distinct: BTreeSet<_> = actors.iter().map(|a| &a.id).collect();
+        if actors.is_empty()
+            || actors.len() > limits::ACTOR_CHAIN_MAX
+            || distinct.len() != actors.len()
+        {
+            return Err(InvalidActorChain);
+        }
+        Ok(Self(actors))
+    }
+}
+
+impl From<ActorChain> for Vec<Actor> {
+    fn from(chain: ActorChain) -> Self {
+        chain.0
+    }
+}
+
+impl ActorChain {
+    /// A chain of one.
+    pub fn direct(id: PrincipalId, kind: PrincipalKind) -> Self {
+        Self(vec![Actor { id, kind }])
+    }
+
+    /// The principals, the delegating user first.
+    pub fn actors(&self) -> &[Actor] {
+        &self.0
+    }
+
+    /// The principal that acts.
+    pub fn acting(&self) -> Option<&Actor> {
+        self.0.last()
+    }
+
+    /// Whether `who` is any of the chain.
+    pub fn contains(&self, who: &PrincipalId) -> bool {
+        self.0.iter().any(|actor| actor.id == *who)
+    }
+
+    /// Whether `who` counts as the requester: every agent or service of the chain, and the one
+    /// that acts; under strict separation of duties also the users who delegated.
+    pub fn is_requester(&self, who: &PrincipalId, strict: bool) -> bool {
+        let acting = self.acting().is_some_and(|actor| actor.id == *who);
+        acting
+            || self
+                .0
+                .iter()
+                .any(|actor| actor.id == *who && (strict || actor.kind != PrincipalKind::User))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> PrincipalId {
+        PrincipalId::new(text).unwrap()
+    }
+
+    #[test]
+    fn requester_of_a_chain() {
+        let chain = ActorChain::try_from(vec![
+            Actor { id: id("u_1"), kind: PrincipalKind::User },
+            Actor { id: id("p_7"), kind: PrincipalKind::Agent },
+        ])
+        .unwrap();
+        assert!(!chain.is_requester(&id("u_1"), false), "the delegating user may approve");
+        assert!(chain.is_requester(&id("u_1"), true), "but not under strict separation");
+        assert!(chain.is_requester(&id("p_7"), false));
+        assert!(!chain.is_requester(&id("u_2"), true));
+        let own = ActorChain::direct(id("u_1"), PrincipalKind::User);
+        assert!(own.is_requester(&id("u_1"), false), "a user never approves their own request");
+    }
+
+    #[test]
+    fn chain_bounds() {
+        let actor = |n: usize| Actor { id: id(&format!("p{n}")), kind: PrincipalKind::Agent };
+        assert!(ActorChain::try_from(vec![]).is_err());
+        assert!(ActorChain::try_from(vec![actor(1), actor(1)]).is_err());
+        assert!(ActorChain::try_from((0..8).map(actor).collect::<Vec<_>>()).is_ok());
+        assert!(ActorChain::try_from((0..9).map(actor).collect::<Vec<_>>()).is_err());
+    }
+
+    #[test]
+    fn nobody_approves_by_another_role() {
+        for role in Role::ALL {
+            assert_eq!(permitted([&role], "approvals:decide"), role == Role::Approver, "{role:?}");
+        }
+    }
+}

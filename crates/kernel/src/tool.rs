@@ -1,0 +1,150 @@
+//! What a tool is: its manifest, and what the manifest says of one call.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::ToolId;
+use crate::json::RawJson;
+use crate::values::{Digest, MicroUsd};
+
+/// Where a tool runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Executor {
+    /// In Tally's own process, by code of Tally.
+    Builtin,
+    /// Over HTTP, by a declarative connector.
+    Http,
+    /// In the WASM sandbox.
+    Wasm,
+    /// By an MCP server.
+    Mcp,
+    /// By an A2A agent.
+    A2a,
+    /// By a remote runner.
+    Runner,
+    /// By a payment rail.
+    Rail,
+}
+
+/// What a call costs at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CostModel {
+    /// For each call.
+    pub per_call_micro_usd: MicroUsd,
+}
+
+/// One way in which a tool fails.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailureMode {
+    /// The failure's code.
+    pub code: String,
+    /// What it means and what helps.
+    pub meaning: String,
+}
+
+/// How a call with certain parameters differs from the tool at large. Labels are facts, so they
+/// follow from parameters by data in the manifest, never from what an agent says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// Applies when each of these string parameters (with its default where absent) has one of
+    /// the values.
+    pub when: BTreeMap<String, BTreeSet<String>>,
+    /// The labels of such a call, in place of the tool's.
+    pub labels: BTreeSet<String>,
+    /// Whether repeating such a call changes nothing more.
+    pub idempotent: bool,
+    /// Whether such a call can be undone.
+    pub reversible: bool,
+}
+
+/// What a tool says of itself. Its digest is part of every plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// `vendor.operation`.
+    pub id: ToolId,
+    /// SemVer.
+    pub version: String,
+    /// One sentence.
+    pub description: String,
+    /// Where it runs.
+    pub executor: Executor,
+    /// JSON Schema of the parameters.
+    pub input_schema: serde_json::Value,
+    /// JSON Schema of the result.
+    pub output_schema: serde_json::Value,
+    /// What policy reads: `read`, `write`, `destructive`, `external` …
+    pub labels: BTreeSet<String>,
+    /// Whether repeating a call changes nothing more.
+    pub idempotent: bool,
+    /// Whether a call can be undone.
+    pub reversible: bool,
+    /// The first that applies wins over the tool's own labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<Variant>,
+    /// What it costs.
+    pub cost: CostModel,
+    /// How it fails.
+    pub failure_modes: Vec<FailureMode>,
+    /// What it needs: `network`, `filesystem`.
+    #[serde(default)]
+    pub capabilities: BTreeSet<String>,
+    /// How long one attempt may take.
+    pub timeout_ms: u64,
+}
+
+/// What the manifest says of one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallFacts {
+    /// Its labels.
+    pub labels: BTreeSet<String>,
+    /// Whether repeating it changes nothing more.
+    pub idempotent: bool,
+    /// Whether it can be undone.
+    pub reversible: bool,
+    /// What it costs at most.
+    pub estimate: MicroUsd,
+}
+
+impl Manifest {
+    /// The digest of the manifest in its canonical form.
+    pub fn digest(&self) -> Result<Digest, crate::json::Error> {
+        crate::json::canonical(self).map(|bytes| Digest::of(&bytes))
+    }
+
+    /// What the manifest says of a call with `params` (already valid by the schema).
+    pub fn facts(&self, params: &RawJson) -> CallFacts {
+        let variant = if self.variants.is_empty() {
+            None
+        } else {
+            let params = params.to_value();
+            self.variants.iter().find(|variant| {
+                variant.when.iter().all(|(name, values)| {
+                    self.text_param(&params, name).is_some_and(|text| values.contains(text))
+                })
+            })
+        };
+        let (labels, idempotent, reversible) = match variant {
+            Some(v) => (&v.labels, v.idempotent, v.reversible),
+            None => (&self.labels, self.idempotent, self.reversible),
+        };
+        CallFacts {
+            labels: labels.clone(),
+            idempotent,
+            reversible,
+            estimate: self.cost.per_call_micro_usd,
+        }
+    }
+
+    /// A string parameter, or the default that the schema gives it.
+    fn text_param<'a>(&'a self, params: &'a serde_json::Value, name: &str) -> Option<&'a str> {
+        match params.get(name) {
+            Some(value) => value.as_str(),
+            None => self.input_schema.get("properties")?.get(name)?.get("default")?.as_str(),
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Three logs in which every type of transition happens.
+
+use std::collections::BTreeSet;
+
+use kernel::account::{Change as Account, Purpose};
+use kernel::action::{Attempt, Change as Action, FailureCode, Outcome, Request, Status};
+use kernel::approval::{self, Change as Approval, Verdict, Vote};
+use kernel::control::{Change as Control, Issue};
+use kernel::decision::{
+    ApprovalDemand, Decision, Effect, Obligations, Phase, PolicyRef, SeparationOfDuties,
+};
+use kernel::failure::Category;
+use kernel::ids::{
+    AccountId, ActionId, ApprovalId, EnvironmentId, PrincipalId, TenantId, ToolId, WorkspaceId,
+};
+use kernel::machine::{Change, Kind, Stream};
+use kernel::principal::{Actor, ActorChain, PrincipalKind, Role};
+use kernel::receipt::{Body, LogId, Transition};
+use kernel::reservation;
+use kernel::risk::Risk;
+use kernel::values::{Digest, MicroUsd, Timestamp};
+
+/// The type of every transition.
+pub(crate) const TYPES: [&str; 33] = [
+    "action.requested",
+    "action.decided",
+    "action.approved",
+    "action.started",
+    "action.retried",
+    "action.finished",
+    "action.denied",
+    "action.reconciled",
+    "action.canceled",
+    "action.expired",
+    "approval.requested",
+    "approval.decided",
+    "approval.used",
+    "approval.expired",
+    "approval.canceled",
+    "account.opened",
+    "account.credited",
+    "account.debited",
+    "account.held",
+    "account.posted",
+    "account.voided",
+    "account.frozen",
+    "account.thawed",
+    "idempotency.reserved",
+    "tenant.created",
+    "workspace.created",
+    "principal.created",
+    "principal.roles_set",
+    "principal.disabled",
+    "key.issued",
+    "key.revoked",
+    "policy.drafted",
+    "policy.published",
+];
+
+/// The time that is `second` seconds after the first receipt.
+pub(crate) fn time(second: i64) -> Timestamp {
+    Timestamp(1_795_226_400_000_000).plus_micros(second * 1_000_000)
+}
+
+/// The logs of a workspace, of a tenant and of the host.
+pub(crate) fn logs() -> Vec<(LogId, Vec<Body>)> {
+    let tenant = || TenantId::new("acme").unwrap();
+    let workspace = LogId::Workspace(tenant(), WorkspaceId::new("ops").unwrap());
+    vec![
+        (workspace, numbered(workspace_commits())),
+        (LogId::Control(tenant()), numbered(control_commits())),
+        (LogId::System, numbered(vec![vec![(Kind::Tenant, "acme", created())]])),
+    ]
+}
+
+type Told = (Kind, &'static str, Change);
+
+fn created() -> Change {
+    Change::Control(Control::TenantCreated {})
+}
+
+/// Gives each change its number among those of its stream.
+fn numbered(commits: Vec<Vec<Told>>) -> Vec<Body> {
+    let mut seen: Vec<Stream> = Vec::new();
+    let mut body = |commit: Vec<Told>| {
+        let transitions = commit.into_iter().map(|(kind, id, change)| {
+            let stream = Stream::new(kind, id);
+            seen.push(stream.clone());
+            let version = seen.iter().filter(|other| **other == stream).count();
+            Transition { stream, version: u64::try_from(version).unwrap(), change }
+        });
+        let transitions = transitions.collect();
+        Body { trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()), transitions }
+    };
+    commits.into_iter().map(&mut body).collect()
+}
+
+fn action(id: &'static str, change: Action) -> Told {
+    (Kind::Action, id, Change::Action(change))
+}
+
+fn approval(id: &'static str, change: Approval) -> Told {
+    (Kind::Approval, id, Change::Approval(change))
+}
+
+fn account(id: &'static str, change: Account) -> Told {
+    (Kind::Account, id, Change::Account(change))
+}
+
+fn workspace_commits() -> Vec<Vec<Told>> {
+    let mut commits = money();
+    commits.extend(approved_and_repeated());
+    commits.extend(unknown_and_reconciled());
+    commits.extend(ended_before_they_ran());
+    commits
+}
+
+fn budget() -> AccountId {
+    AccountId::new("acc_1").unwrap()
+}
+
+fn named(id: &str) -> AccountId {
+    AccountId::new(id).unwrap()
+}
+
+fn money() -> Vec<Vec<Told>> {
+    let amount = MicroUsd(1_000_000);
+    vec![
+        vec![account("acc_1", Account::Opened { purpose: Purpose::Budget })],
+        vec![
+            account("funding", Account::Opened { purpose: Purpose::Funding }),
+            account("funding", Account::Debited { amount, to: budget() }),
+            account("acc_1", Account::Credited { amount, from: named("funding") }),
+        ],
+    ]
+}
+
+fn principal(id: &str) -> PrincipalId {
+    PrincipalId::new(id).unwrap()
+}
+
+fn actors() -> ActorChain {
+    let user = Actor { id: principal("u_1"), kind: PrincipalKind::User };
+    let agent = Actor { id: principal("p_7"), kind: PrincipalKind::Agent };
+    ActorChain::try_from(vec![user, agent]).unwrap()
+}
+
+fn request() -> Box<Request> {
+    Box::new(Request {
+        tool: ToolId::new("servicenow.update_incident").unwrap(),
+        tool_digest: Digest::of(b"tool"),
+        routed_from: Some(ToolId::new("servicenow.close_incident").unwrap()),
+        environment: EnvironmentId::new("prod").unwrap(),
+        actors: actors(),
+        action_digest: Digest::of(b"action"),
+        plan_digest: Digest::of(b"plan"),
+        risk: Risk::assess(&["write".to_owned()].into(), "prod", &["pii".to_owned()].into()),
+        estimate: MicroUsd(5_000),
+        account: Some(budget()),
+        idempotent: true,
+        timeout_ms: 30_000,
+    })
+}
+
+/// A request of little ado.
+fn plain() -> Box<Request> {
+    let estimate = MicroUsd::ZERO;
+    Box::new(Request { routed_from: None, account: None, estimate, ..*request() })
+}
+
+fn demand() -> ApprovalDemand {
+    ApprovalDemand {
+        quorum: 1,
+        roles: [Role::Approver, Role::Owner].into(),
+        approvers: [principal("u_2")].into(),
+        expires_s: 3_600,
+    }
+}
+
+fn decision(effect: Effect) -> Box<Decision> {
+    let gated = effect == Effect::RequireApproval;
+    Box::new(Decision {
+        effect,
+        rules: vec!["R-PROD-WRITE".to_owned()],
+        reasons: vec!["prod_write".to_owned()],
+        obligations: Obligations {
+            approval: gated.then(demand),
+            sod: if gated { SeparationOfDuties::Strict } else { SeparationOfDuties::Normal },
+            retry_after_ms: (effect == Effect::Throttle).then_some(1_500),
+            route: None,
+            max_cost_micro_usd: gated.then_some(MicroUsd(10_000)),
+        },
+        policy: PolicyRef { revision: 3, digest: Digest::of(b"bundle") },
+        input_digest: Digest::of(b"input"),
+    })
+}
+
+fn decided(status: Status, effect: Effect, approval: Option<&str>) -> Action {
+    let approval = approval.map(|id| ApprovalId::new(id).unwrap());
+    let (phase, decision) = (Phase::Submit, decision(effect));
+    Action::Decided { phase, status, decision, principal_revision: 2, approval }
+}
+
+fn started(number: u32, second: i64, hold: Option<MicroUsd>) -> Action {
+    let (not_after, lease_until) = (time(second + 5), time(second + 35));
+    Action::Started(Attempt { number, epoch: 1, not_after, lease_until, hold })
+}
+
+fn failure(code: &str, category: Category) -> FailureCode {
+    FailureCode { code: code.to_owned(), category }
+}
+
+fn asks() -> Approval {
+    Approval::Requested(Box::new(approval::Request {
+        action: ActionId::new("act_1").unwrap(),
+        plan_digest: Digest::of(b"plan"),
+        actors: actors(),
+        demand: demand(),
+        step_up: true,
+        sod: SeparationOfDuties::Strict,
+        expires_at: time(3_600),
+    }))
+}
+
+fn says(status: approval::Status, verdict: Verdict) -> Approval {
+    let vote = Vote {
+        by: principal("u_2"),
+        roles: [Role::Approver].into(),
+        verdict,
+        step_up: verdict == Verdict::Approve,
+        signature: (verdict == Verdict::Approve).then(|| "c2lnbmF0dXJl".to_owned()),
+    };
+    Approval::Decided { status, vote: Box::new(vote) }
+}
+
+/// An action that is approved, fails, is repeated, and costs more than was held.
+fn approved_and_repeated() -> Vec<Vec<Told>> {
+    let id = ActionId::new("act_1").unwrap();
+    let (held, cost) = (MicroUsd(5_000), MicroUsd(5_500));
+    let hold = || account("acc_1", Account::Held { action: id.clone(), amount: held });
+    let reserved = reservation::Change::Reserved {
+        body: Digest::of(b"body"),
+        target: "act_1".to_owned(),
+        until: time(86_400),
+    };
+    let network = failure("connection_refused", Category::Network);
+    let outcome = Outcome {
+        status: Status::Executed,
+        output: Some(Digest::of(b"output")),
+        output_bytes: 6,
+        cost,
+        failure: None,
+    };
+    let redecided = Action::Decided {
+        phase: Phase::Execute,
+        status: Status::Approved,
+        decision: decision(Effect::RequireApproval),
+        principal_revision: 2,
+        approval: Some(ApprovalId::new("apr_1").unwrap()),
+    };
+    vec![
+        vec![
+            (Kind::Idempotency, "key_1", Change::Reservation(reserved)),
+            approval("apr_1", asks()),
+            action("act_1", Action::Requested(request())),
+            action(
+                "act_1",
+                decided(Status::AwaitingApproval, Effect::RequireApproval, Some("apr_1")),
+            ),
+        ],
+        vec![
+            approval("apr_1", says(approval::Status::Approved, Verdict::Approve)),
+            action("act_1", Action::Approved { approval: ApprovalId::new("apr_1").unwrap() }),
+        ],
+        vec![
+            action("act_1", redecided),
+            approval("apr_1", Approval::Used {}),
+            hold(),
+            action("act_1", started(1, 4, Some(held))),
+        ],
+        vec![
+            action("act_1", Action::Retried { attempt: 1, at: time(7), failure: network }),
+            account("acc_1", Account::Voided { action: id.clone(), held }),
+        ],
+        vec![hold(), action("act_1", started(2, 7, Some(held)))],
+        vec![
+            action("act_1", Action::Finished { attempt: 2, outcome }),
+            account(
+                "acc_1",
+                Account::Posted { action: id.clone(), held, amount: cost, to: named("spend") },
+            ),
+            account("acc_1", Account::Frozen { overrun: MicroUsd(500) }),
+            account("spend", Account::Opened { purpose: Purpose::Spend }),
+            account("spend", Account::Credited { amount: cost, from: budget() }),
+        ],
+        vec![account("acc_1", Account::Thawed {})],
+    ]
+}
+
+/// An action whose server is lost, so that an operator has to find out what it did.
+fn unknown_and_reconciled() -> Vec<Vec<Told>> {
+    let outcome = Outcome {
+        status: Status::Unknown,
+        output: None,
+        output_bytes: 0,
+        cost: MicroUsd::ZERO,
+        failure: Some(failure("attempt_lost", Category::Internal)),
+    };
+    let (status, cost, by) = (Status::Executed, MicroUsd::ZERO, principal("u_3"));
+    vec![
+        vec![
+            action("act_2", Action::Requested(plain())),
+            action("act_2", decided(Status::Approved, Effect::Allow, None)),
+            action("act_2", started(1, 9, None)),
+        ],
+        vec![action("act_2", Action::Finished { attempt: 1, outcome })],
+        vec![action("act_2", Action::Reconciled { status, cost, by })],
+    ]
+}
+
+fn ended_before_they_ran() -> Vec<Vec<Told>> {
+    let waits = || decided(Status::AwaitingApproval, Effect::RequireApproval, Some("apr_3"));
+    let rejected = failure("approval_rejected", Category::PolicyDenied);
+    vec![
+        vec![
+            action("act_3", Action::Requested(plain())),
+            action("act_3", waits()),
+            approval("apr_3", asks()),
+        ],
+        vec![
+            approval("apr_3", says(approval::Status::Rejected, Verdict::Reject)),
+            action("act_3", Action::Denied { failure: rejected }),
+        ],
+        vec![
+            action("act_4", Action::Requested(plain())),
+            action("act_4", waits()),
+            approval("apr_4", asks()),
+            approval("apr_4", Approval::Canceled {}),
+            action("act_4", Action::Canceled { by: principal("p_7") }),
+        ],
+        vec![
+            action("act_5", Action::Requested(plain())),
+            action("act_5", waits()),
+            approval("apr_5", asks()),
+            approval("apr_5", Approval::Expired {}),
+            action("act_5", Action::Expired {}),
+        ],
+        vec![
+            action("act_6", Action::Requested(plain())),
+            action("act_6", decided(Status::Denied, Effect::Throttle, None)),
+        ],
+        vec![
+            action("act_7", Action::Requested(plain())),
+            action("act_7", decided(Status::Quarantined, Effect::Quarantine, None)),
+        ],
+    ]
+}
+
+fn control(kind: Kind, id: &'static str, change: Control) -> Vec<Told> {
+    vec![(kind, id, Change::Control(change))]
+}
+
+fn control_commits() -> Vec<Vec<Told>> {
+    let environment = EnvironmentId::new("prod").unwrap();
+    let environments = BTreeSet::from([environment.clone()]);
+    let created = |kind, role, account| {
+        let roles = [role].into();
+        Control::PrincipalCreated { kind, roles, account }
+    };
+    let issue = |expires_at| {
+        Control::KeyIssued(Box::new(Issue {
+            principal: principal("p_7"),
+            secret: Digest::of(b"secret"),
+            workspace: WorkspaceId::new("ops").unwrap(),
+            environment: environment.clone(),
+            expires_at,
+            rate_per_min: 600,
+        }))
+    };
+    let published = |revision, rollback| Control::PolicyPublished {
+        revision,
+        policy: "pol_1".to_owned(),
+        digest: Digest::of(b"bundle"),
+        publisher: principal("u_1"),
+        author: principal("u_4"),
+        rollback,
+    };
+    let drafted = Control::PolicyDrafted { digest: Digest::of(b"files"), author: principal("u_4") };
+    let roles = BTreeSet::from([Role::Approver, Role::Viewer]);
+    vec![
+        control(Kind::Workspace, "ops", Control::WorkspaceCreated { environments }),
+        control(Kind::Principal, "p_7", created(PrincipalKind::Agent, Role::Agent, Some(budget()))),
+        control(Kind::Principal, "u_2", created(PrincipalKind::User, Role::Viewer, None)),
+        control(Kind::Principal, "u_2", Control::RolesSet { roles }),
+        control(Kind::Principal, "p_7", Control::PrincipalDisabled {}),
+        control(Kind::Key, "key_1", issue(None)),
+        control(Kind::Key, "key_2", issue(Some(time(60)))),
+        control(Kind::Key, "key_1", Control::KeyRevoked {}),
+        control(Kind::Policy, "pol_1", drafted),
+        control(Kind::PolicyHistory, "current", published(1, false)),
+        control(Kind::PolicyHistory, "current", published(2, true)),
+    ]
+}

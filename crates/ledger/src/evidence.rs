@@ -1,0 +1,290 @@
+//! Evidence bundles: receipts, their proofs and everything that a stranger needs to check them,
+//! in one tar file.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kernel::dsse::{self, Envelope};
+use kernel::limits;
+use kernel::receipt::{LogId, STATEMENT_TYPE, Sha256, Subject};
+use kernel::tile;
+use kernel::values::{Digest, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::archive::{self, Files};
+pub use crate::check::{BundleReport, Pinned, verify_bundle, verify_path, verify_receipt};
+use crate::keys::{self, P256Signer, Purpose};
+use crate::proofs;
+use crate::store::{Head, ReceiptRow, Store};
+use crate::{Error, Ledger};
+
+/// The type of a manifest's predicate.
+pub const PREDICATE_TYPE: &str = "https://tally.dev/evidence/v1";
+/// Receipts of a log whose bundles have its hash tiles: they take 134 MB then. Beyond it each
+/// receipt still has its proof.
+pub const TILED_LOG_MAX: u64 = 1 << 22;
+/// Receipts read at a time.
+const PAGE: u32 = 512;
+
+pub(crate) const CHECKPOINT: &str = "log/checkpoint";
+pub(crate) const LOG: &str = "log/";
+pub(crate) const VKEY: &str = "keys/log.vkey";
+pub(crate) const COST: &str = "cost.json";
+pub(crate) const MANIFEST: &str = "manifest.dsse.json";
+pub(crate) const SUMS: &str = "SHA256SUMS";
+pub(crate) const VERIFY: &str = "VERIFY.md";
+const VERIFY_TEXT: &str = include_str!("evidence/VERIFY.md");
+
+/// Which receipts go into a bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// From index `from` up to, not including, `to`.
+    Range {
+        /// The first.
+        from: u64,
+        /// The one after the last.
+        to: u64,
+    },
+    /// These indices, in any order.
+    Receipts(Vec<u64>),
+}
+
+/// What goes into a bundle.
+#[derive(Clone, Debug)]
+pub struct ExportRequest {
+    /// Of which log.
+    pub log: LogId,
+    /// Which receipts: at least one, at most [`limits::BUNDLE_RECEIPTS_MAX`].
+    pub selection: Selection,
+    /// Whether all entries of the log come too, as tiles. The log must have at most
+    /// [`limits::BUNDLE_RECEIPTS_MAX`] receipts then.
+    pub full_log: bool,
+    /// Policy bundles by the SHA-256 of their bytes.
+    pub policies: Vec<(Digest, Vec<u8>)>,
+    /// What it cost, as the caller accounts for it.
+    pub cost: serde_json::Value,
+    /// The time of the export.
+    pub created_at: Timestamp,
+}
+
+/// An in-toto statement whose subjects are all files of a bundle but itself.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    #[serde(rename = "_type")]
+    pub(crate) statement_type: String,
+    pub(crate) subject: Vec<Subject>,
+    #[serde(rename = "predicateType")]
+    pub(crate) predicate_type: String,
+    pub(crate) predicate: Contents,
+}
+
+/// What a manifest says of its bundle.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Contents {
+    pub(crate) origin: String,
+    pub(crate) size: u64,
+    pub(crate) root: Digest,
+    pub(crate) receipts: u64,
+    pub(crate) full_log: bool,
+    pub(crate) created_us: Timestamp,
+}
+
+pub(crate) fn receipt_path(index: u64) -> String {
+    format!("receipts/{index}.dsse.json")
+}
+
+pub(crate) fn sigstore_path(index: u64) -> String {
+    format!("receipts/{index}.sigstore.json")
+}
+
+pub(crate) fn proof_path(index: u64) -> String {
+    format!("proofs/{index}.tlog-proof")
+}
+
+pub(crate) fn key_path(key_id: &Digest) -> String {
+    format!("keys/{}.pem", key_id.hex())
+}
+
+pub(crate) fn policy_path(digest: &Digest) -> String {
+    format!("policy/{}.tar.gz", digest.hex())
+}
+
+/// The Sigstore bundle (v0.3) of an envelope, whose bytes stand in it unchanged.
+pub(crate) fn sigstore_bundle(envelope: &[u8], key_id: &Digest) -> Vec<u8> {
+    let head = format!(
+        "{{\"mediaType\":\"application/vnd.dev.sigstore.bundle.v0.3+json\",\
+         \"verificationMaterial\":{{\"publicKey\":{{\"hint\":\"{}\"}}}},\"dsseEnvelope\":",
+        key_id.hex()
+    );
+    [head.as_bytes(), envelope, b"}"].concat()
+}
+
+/// The list that `sha256sum -c` reads: every file but the list itself and the manifest, which
+/// names the list.
+pub(crate) fn sums(files: &Files<'_>) -> String {
+    let listed = files.iter().filter(|(path, _)| **path != SUMS && **path != MANIFEST);
+    listed.map(|(path, bytes)| format!("{}  {path}\n", Digest::of(bytes).hex())).collect()
+}
+
+/// The subjects of the manifest: every file but itself.
+pub(crate) fn subjects(files: &Files<'_>) -> Vec<Subject> {
+    let named = files.iter().filter(|(path, _)| **path != MANIFEST);
+    named
+        .map(|(path, bytes)| {
+            let digest = Sha256 { sha256: Digest::of(bytes) };
+            Subject { name: (*path).to_owned(), digest }
+        })
+        .collect()
+}
+
+/// Makes a bundle: the bytes of a tar file. The same log, request and checkpoint give the same
+/// files; only the manifest's signature differs. The bundle is built in memory: about four times
+/// the bytes of its receipts, and 32 bytes for each receipt of the log.
+///
+/// [`Error::Absent`] where a selected receipt does not exist, [`Error::Invalid`] where the
+/// selection is empty or too large or a policy is not of its digest.
+pub fn export(ledger: &Ledger, request: &ExportRequest) -> Result<Vec<u8>, Error> {
+    let log = &request.log;
+    let store = ledger.store().as_ref();
+    let head = proofs::known(store, log)?;
+    let size = head.frontier.size();
+    let indices = selected(request, size)?;
+    let signer = ledger.keys().p256(log.tenant(), Purpose::Receipt)?;
+    let origin = log.origin(ledger.host());
+    let vkey = ledger.keys().note(log.tenant(), &origin)?.verifier_key().to_string();
+
+    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for row in rows(store, log, &indices)? {
+        add_receipt(&mut files, store, &head, row, &signer.key_id())?;
+    }
+    add_tiles(&mut files, store, log, size, request.full_log)?;
+    for (digest, bytes) in &request.policies {
+        if Digest::of(bytes) != *digest {
+            return Err(Error::Invalid(format!("policy {digest} is of other bytes")));
+        }
+        files.insert(policy_path(digest), bytes.clone());
+    }
+    files.insert(key_path(&signer.key_id()), keys::to_pem(signer.spki_der()).into());
+    files.insert(VKEY.to_owned(), format!("{vkey}\n").into());
+    files.insert(CHECKPOINT.to_owned(), head.checkpoint.clone().into());
+    files.insert(COST.to_owned(), request.cost.to_string().into());
+    files.insert(VERIFY.to_owned(), VERIFY_TEXT.into());
+    let listed = sums(&borrowed(&files));
+    files.insert(SUMS.to_owned(), listed.into());
+    let contents = Contents {
+        origin,
+        size,
+        root: head.frontier.root(),
+        receipts: u64::try_from(indices.len()).unwrap_or(u64::MAX),
+        full_log: request.full_log,
+        created_us: request.created_at,
+    };
+    let manifest = manifest(&borrowed(&files), contents, signer.as_ref())?;
+    files.insert(MANIFEST.to_owned(), manifest);
+    archive::write(&borrowed(&files))
+        .ok_or_else(|| Error::Invalid("a file is too large for a bundle".to_owned()))
+}
+
+pub(crate) fn borrowed(files: &BTreeMap<String, Vec<u8>>) -> Files<'_> {
+    files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect()
+}
+
+/// The selected indices, all of which exist.
+fn selected(request: &ExportRequest, size: u64) -> Result<BTreeSet<u64>, Error> {
+    let most = limits::BUNDLE_RECEIPTS_MAX;
+    let wanted = match &request.selection {
+        Selection::Range { from, to } => to.saturating_sub(*from),
+        Selection::Receipts(indices) => u64::try_from(indices.len()).unwrap_or(u64::MAX),
+    };
+    if wanted == 0 || wanted > most {
+        let message = format!("a bundle has 1 to {most} receipts, not {wanted}: select others");
+        return Err(Error::Invalid(message));
+    }
+    if request.full_log && size > most {
+        let message = format!(
+            "the log has {size} receipts, a full-log bundle at most {most}: read its tiles instead"
+        );
+        return Err(Error::Invalid(message));
+    }
+    let indices: BTreeSet<u64> = match &request.selection {
+        Selection::Range { from, to } => (*from..*to).collect(),
+        Selection::Receipts(indices) => indices.iter().copied().collect(),
+    };
+    match indices.last() {
+        Some(last) if *last >= size => {
+            Err(Error::Absent(format!("receipt {}", request.log.receipt_id(*last))))
+        }
+        _ => Ok(indices),
+    }
+}
+
+/// The rows of the selected receipts: neighbours are read together.
+fn rows(store: &dyn Store, log: &LogId, indices: &BTreeSet<u64>) -> Result<Vec<ReceiptRow>, Error> {
+    let mut rows = Vec::new();
+    let mut rest = indices.iter().copied().peekable();
+    while let Some(first) = rest.next() {
+        let mut count = 1;
+        while count < PAGE && rest.next_if_eq(&(first + u64::from(count))).is_some() {
+            count += 1;
+        }
+        let run = store.receipts(log, first, count)?;
+        let dense = (first..).zip(&run).all(|(index, row)| row.index == index);
+        if !dense || u32::try_from(run.len()) != Ok(count) {
+            return Err(Error::Corrupt(format!("receipts from {first} on are missing")));
+        }
+        rows.extend(run);
+    }
+    Ok(rows)
+}
+
+fn add_receipt(
+    files: &mut BTreeMap<String, Vec<u8>>,
+    store: &dyn Store,
+    head: &Head,
+    row: ReceiptRow,
+    key_id: &Digest,
+) -> Result<(), Error> {
+    let ReceiptRow { log, index, envelope, .. } = row;
+    let signed_by = Envelope::parse(&envelope).map(|envelope| envelope.key_id);
+    if signed_by != Ok(*key_id) {
+        return Err(Error::Corrupt(format!("receipt {index} is not signed by the tenant's key")));
+    }
+    let proof = proofs::proof_under(store, &log, index, head)?;
+    files.insert(proof_path(index), proof.to_string().into());
+    files.insert(sigstore_path(index), sigstore_bundle(&envelope, key_id));
+    files.insert(receipt_path(index), envelope);
+    Ok(())
+}
+
+fn add_tiles(
+    files: &mut BTreeMap<String, Vec<u8>>,
+    store: &dyn Store,
+    log: &LogId,
+    size: u64,
+    full_log: bool,
+) -> Result<(), Error> {
+    let hashes = tile::hash_tiles(0, if size <= TILED_LOG_MAX { size } else { 0 });
+    let entries = tile::entry_tiles(0, if full_log { size } else { 0 });
+    for tile in hashes.chain(entries) {
+        files.insert(format!("{LOG}{tile}"), proofs::tile_of(store, log, size, &tile)?);
+    }
+    Ok(())
+}
+
+fn manifest(
+    files: &Files<'_>,
+    predicate: Contents,
+    signer: &dyn P256Signer,
+) -> Result<Vec<u8>, Error> {
+    let manifest = Manifest {
+        statement_type: STATEMENT_TYPE.to_owned(),
+        subject: subjects(files),
+        predicate_type: PREDICATE_TYPE.to_owned(),
+        predicate,
+    };
+    let payload =
+        serde_json::to_vec(&manifest).map_err(|error| Error::Invalid(error.to_string()))?;
+    let signature = signer.sign(&dsse::pae(&payload))?;
+    Ok(dsse::envelope(&payload, &signer.key_id(), &signature))
+}

@@ -1,0 +1,359 @@
+//! The one writer: validates each batch against the state machines, chains its receipt, has the
+//! receipts of many batches signed, and makes them durable in one physical commit.
+//!
+//! No signed byte leaves this thread before its commit.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kernel::limits;
+use kernel::machine::{self, Command, Refusal, State, Stream};
+use kernel::note::{Checkpoint, Note, NoteSignature};
+use kernel::receipt::{Body, LogId, Position, Statement, Transition};
+use kernel::tree::Frontier;
+use kernel::values::{Digest, Timestamp};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::edges::Edges;
+use crate::keys::{KeyProvider, NoteSigner, P256Signer, Purpose};
+use crate::project::Versioned;
+use crate::sign::{SignPool, Signed, Unsigned};
+use crate::store::{Commit, Head, HeadUpdate, ReceiptRow, SideRow, Store};
+use crate::{Batch, Clock, Committed, Error};
+
+/// Batches in one physical commit. 256 receipts of 2 KB are half a megabyte: one fsync's worth.
+const GROUP_MAX: usize = 256;
+/// States kept in memory between commits. A state is about 2 KB: 64 MB at most.
+const STATES_MAX: usize = 32_768;
+
+/// A batch on its way, and where its answer goes.
+pub(crate) struct Request {
+    pub(crate) batch: Batch,
+    pub(crate) answer: Answer,
+}
+
+type Answer = oneshot::Sender<Result<Committed, Error>>;
+
+/// What the next receipt of a log must follow.
+#[derive(Clone, Copy)]
+struct Tail {
+    size: u64,
+    prev: Digest,
+    time: Timestamp,
+}
+
+/// A log as this thread has it in memory.
+struct Log {
+    origin: String,
+    tail: Tail,
+    frontier: Frontier,
+    edges: Edges,
+    receipts: Arc<dyn P256Signer>,
+    notes: Arc<dyn NoteSigner>,
+}
+
+/// A batch that waits for its group's commit.
+struct Pending {
+    answer: Answer,
+    log: LogId,
+    chained: Chained,
+}
+
+/// What chaining a batch yields.
+struct Chained {
+    index: Option<u64>,
+    time: Timestamp,
+    states: Vec<(Stream, Arc<State>)>,
+}
+
+type Key = (LogId, Stream);
+
+/// What a group of batches has built up so far. Dropped whole where the commit fails.
+#[derive(Default)]
+struct Group {
+    tails: HashMap<LogId, Tail>,
+    states: HashMap<Key, Versioned>,
+    receipts: Vec<(LogId, Unsigned)>,
+    side: Vec<SideRow>,
+}
+
+pub(crate) struct Sequencer {
+    store: Arc<dyn Store>,
+    keys: Arc<dyn KeyProvider>,
+    clock: Clock,
+    host: String,
+    epoch: u64,
+    logs: HashMap<LogId, Log>,
+    states: HashMap<Key, Versioned>,
+    pool: SignPool,
+}
+
+impl Sequencer {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        keys: Arc<dyn KeyProvider>,
+        clock: Clock,
+        host: String,
+        epoch: u64,
+    ) -> Self {
+        let pool = SignPool::start();
+        let (logs, states) = (HashMap::new(), HashMap::new());
+        Self { store, keys, clock, host, epoch, logs, states, pool }
+    }
+
+    /// Serves until every sender is gone or another server takes over.
+    pub(crate) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut waiting = Vec::with_capacity(GROUP_MAX);
+        while requests.blocking_recv_many(&mut waiting, GROUP_MAX) > 0 {
+            if self.serve(waiting.drain(..)) {
+                tracing::error!("another server has taken over: this one stops writing");
+                return;
+            }
+        }
+    }
+
+    /// Commits one group. True where this server is no longer the writer.
+    fn serve(&mut self, requests: impl Iterator<Item = Request>) -> bool {
+        let mut group = Group::default();
+        let (mut pending, mut refused) = (Vec::new(), Vec::new());
+        for Request { batch, answer } in requests {
+            let log = batch.log.clone();
+            match self.chain(&mut group, batch) {
+                Ok(chained) => pending.push(Pending { answer, log, chained }),
+                // A loser is answered alone; its neighbours go on.
+                Err(error) => refused.push((answer, error)),
+            }
+        }
+        let ended = if pending.is_empty() { Ok(HashMap::new()) } else { self.commit(group) };
+        let checkpoints = match ended {
+            Ok(checkpoints) => checkpoints,
+            Err(error) => {
+                let refused = refused.into_iter().map(|(answer, _)| answer);
+                return self.fail(&error, pending.into_iter().map(|p| p.answer).chain(refused));
+            }
+        };
+        for waiting in pending {
+            let checkpoint = checkpoints.get(&waiting.log).cloned().unwrap_or_default();
+            let answer = committed(waiting.log, waiting.chained, checkpoint);
+            drop(waiting.answer.send(Ok(answer)));
+        }
+        // Not before: what refused them may be a neighbour that was not durable until now.
+        for (answer, error) in refused {
+            drop(answer.send(Err(error)));
+        }
+        false
+    }
+
+    /// Answers a group whose commit failed. Whether the store has it is not known, so everything
+    /// in memory is forgotten and read anew.
+    fn fail(&mut self, error: &Error, answers: impl Iterator<Item = Answer>) -> bool {
+        tracing::error!(%error, "a commit failed");
+        self.logs.clear();
+        self.states.clear();
+        let fenced = matches!(error, Error::Fenced);
+        for answer in answers {
+            let error = if fenced { Error::Fenced } else { Error::Store(error.to_string()) };
+            drop(answer.send(Err(error)));
+        }
+        fenced
+    }
+
+    /// Runs a batch's commands and chains its receipt. Nothing of it stays where one is refused.
+    fn chain(&mut self, group: &mut Group, batch: Batch) -> Result<Chained, Error> {
+        let tail = match group.tails.get(&batch.log) {
+            Some(tail) => *tail,
+            None => self.log(&batch.log)?.tail,
+        };
+        let time = (self.clock)().max(tail.time);
+        for (stream, version) in &batch.expect {
+            if self.state(group, &batch.log, stream)?.version != *version {
+                return Err(Refusal::Moved.into());
+            }
+        }
+        let mut touched: HashMap<Stream, Versioned> = HashMap::new();
+        let mut transitions = Vec::new();
+        for command in batch.commands {
+            let current = match touched.remove(&command.stream) {
+                Some(current) => current,
+                None => self.state(group, &batch.log, &command.stream)?,
+            };
+            let stream = command.stream.clone();
+            let next = advance(current, command, tail.size, time, &mut transitions)?;
+            touched.insert(stream, next);
+        }
+        if transitions.len() > limits::TRANSITIONS_PER_RECEIPT_MAX {
+            return Err(Error::TooManyTransitions);
+        }
+        let index = (!transitions.is_empty()).then_some(tail.size);
+        if index.is_some() {
+            let body = Body { trace_id: batch.trace_id, transitions };
+            self.append(group, &batch.log, body, tail, time)?;
+        }
+        group.side.extend(batch.side);
+        let mut states = Vec::with_capacity(touched.len());
+        for (stream, versioned) in touched {
+            if let Some(state) = &versioned.state {
+                states.push((stream.clone(), state.clone()));
+            }
+            group.states.insert((batch.log.clone(), stream), versioned);
+        }
+        Ok(Chained { index, time, states })
+    }
+
+    /// Adds the receipt to the group.
+    fn append(
+        &mut self,
+        group: &mut Group,
+        log: &LogId,
+        body: Body,
+        tail: Tail,
+        time: Timestamp,
+    ) -> Result<(), Error> {
+        let known = self.log(log)?;
+        let position = Position { origin: known.origin.clone(), index: tail.size, prev: tail.prev };
+        let payload = Statement::new(log, position, time, body).payload()?;
+        let size = tail.size.saturating_add(1);
+        let prev = Digest::of(&payload);
+        let unsigned = Unsigned { index: tail.size, payload, signer: known.receipts.clone() };
+        group.tails.insert(log.clone(), Tail { size, prev, time });
+        group.receipts.push((log.clone(), unsigned));
+        Ok(())
+    }
+
+    fn state(&self, group: &Group, log: &LogId, stream: &Stream) -> Result<Versioned, Error> {
+        let key = (log.clone(), stream.clone());
+        if let Some(known) = group.states.get(&key).or_else(|| self.states.get(&key)) {
+            return Ok(known.clone());
+        }
+        let row = self.store.latest(log, stream)?;
+        row.map_or_else(|| Ok(Versioned::default()), |row| Versioned::of(&row))
+    }
+
+    /// The log, read from the store where it is not in memory.
+    fn log(&mut self, id: &LogId) -> Result<&Log, Error> {
+        if !self.logs.contains_key(id) {
+            let log = self.load(id)?;
+            self.logs.insert(id.clone(), log);
+        }
+        self.logs.get(id).ok_or(Error::Stopped)
+    }
+
+    fn load(&self, id: &LogId) -> Result<Log, Error> {
+        let origin = id.origin(&self.host);
+        let (tail, frontier) = match self.store.head(id)? {
+            None => {
+                let start = Tail { size: 0, prev: Digest::of(b""), time: Timestamp(0) };
+                (start, Frontier::default())
+            }
+            Some(Head { prev, time, frontier, .. }) => {
+                (Tail { size: frontier.size(), prev, time }, frontier)
+            }
+        };
+        Ok(Log {
+            edges: Edges::load(self.store.as_ref(), id, tail.size)?,
+            receipts: self.keys.p256(id.tenant(), Purpose::Receipt)?,
+            notes: self.keys.note(id.tenant(), &origin)?,
+            origin,
+            tail,
+            frontier,
+        })
+    }
+
+    /// Signs the group's receipts, makes everything durable, and only then moves on in memory.
+    fn commit(&mut self, group: Group) -> Result<HashMap<LogId, Arc<str>>, Error> {
+        let Group { tails, states, receipts, side } = group;
+        let mut commit = Commit { epoch: self.epoch, side, ..Commit::default() };
+        let mut grown: HashMap<LogId, (Frontier, Edges)> = HashMap::new();
+        for (log, signed) in self.pool.sign(receipts)? {
+            let Signed { index, envelope, leaf } = signed;
+            let known = self.logs.get(&log).ok_or(Error::Stopped)?;
+            let (frontier, edges) = grown
+                .entry(log.clone())
+                .or_insert_with(|| (known.frontier.clone(), known.edges.clone()));
+            frontier.push(leaf);
+            edges.push(&log, leaf, &mut commit.hashes);
+            commit.receipts.push(ReceiptRow { log, index, envelope, leaf });
+        }
+        let mut checkpoints = HashMap::new();
+        for (log, (frontier, _)) in &grown {
+            let known = self.logs.get(log).ok_or(Error::Stopped)?;
+            let tail = tails.get(log).ok_or(Error::Stopped)?;
+            let checkpoint = sign_checkpoint(known, frontier)?;
+            checkpoints.insert(log.clone(), Arc::from(checkpoint.as_str()));
+            commit.heads.push(HeadUpdate {
+                log: log.clone(),
+                old_size: known.tail.size,
+                head: Head {
+                    prev: tail.prev,
+                    time: tail.time,
+                    frontier: frontier.clone(),
+                    checkpoint,
+                },
+            });
+        }
+        for ((log, stream), versioned) in &states {
+            commit.entities.extend(versioned.row(log, stream)?);
+        }
+        self.store.commit(&commit)?;
+        for (id, (frontier, edges)) in grown {
+            if let (Some(log), Some(tail)) = (self.logs.get_mut(&id), tails.get(&id)) {
+                (log.tail, log.frontier, log.edges) = (*tail, frontier, edges);
+            }
+        }
+        self.remember(states);
+        Ok(checkpoints)
+    }
+
+    /// Keeps the states that will be asked for again: those that somebody has to look at, and
+    /// accounts.
+    fn remember(&mut self, states: HashMap<Key, Versioned>) {
+        for (key, versioned) in states {
+            let live = versioned
+                .state
+                .as_deref()
+                .is_some_and(|state| state.due().is_some() || matches!(state, State::Account(_)));
+            if live {
+                self.states.insert(key, versioned);
+            } else {
+                self.states.remove(&key);
+            }
+        }
+        if self.states.len() > STATES_MAX {
+            self.states.clear();
+        }
+    }
+}
+
+/// Runs one command: the state machine steps, its changes are folded and recorded.
+fn advance(
+    current: Versioned,
+    command: Command,
+    index: u64,
+    time: Timestamp,
+    transitions: &mut Vec<Transition>,
+) -> Result<Versioned, Error> {
+    let changes = machine::step(current.state.as_deref(), command.input, time)?;
+    let mut version = current.version;
+    let next = current.fold(&command.stream.id, &changes, index, time);
+    for change in changes {
+        version = version.saturating_add(1);
+        transitions.push(Transition { stream: command.stream.clone(), version, change });
+    }
+    Ok(next)
+}
+
+fn committed(log: LogId, chained: Chained, checkpoint: Arc<str>) -> Committed {
+    let Chained { index, time, states } = chained;
+    let receipt_id = index.map(|index| log.receipt_id(index));
+    Committed { index, receipt_id, time, checkpoint, states }
+}
+
+fn sign_checkpoint(log: &Log, frontier: &Frontier) -> Result<String, Error> {
+    let checkpoint =
+        Checkpoint { origin: log.origin.clone(), size: frontier.size(), root: frontier.root() };
+    let invalid = |error: kernel::note::Error| Error::Invalid(error.to_string());
+    let text = checkpoint.text().map_err(invalid)?;
+    let sig = log.notes.sign(text.as_bytes())?;
+    let signature = NoteSignature::by(log.notes.verifier_key(), sig);
+    Ok(Note::new(&text, vec![signature]).map_err(invalid)?.to_string())
+}

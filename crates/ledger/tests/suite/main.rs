@@ -1,0 +1,12 @@
+//! The ledger through its public surface, on SQLite.
+
+#[cfg(test)]
+mod content;
+#[cfg(test)]
+mod evidence;
+#[cfg(test)]
+mod fault;
+#[cfg(test)]
+mod ledger;
+#[cfg(test)]
+mod support;

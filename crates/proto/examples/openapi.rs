@@ -1,0 +1,5 @@
+//! Prints the OpenAPI document, for `cargo xtask gen`.
+
+fn main() {
+    print!("{}", proto::OPENAPI_JSON);
+}

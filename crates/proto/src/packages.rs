@@ -1,0 +1,75 @@
+//! The generated packages, nested as in the .proto files.
+
+/// Includes one generated package: its types and services, then their JSON.
+macro_rules! package {
+    ($name:literal) => {
+        include!(concat!(env!("OUT_DIR"), "/", $name, ".rs"));
+        include!(concat!(env!("OUT_DIR"), "/", $name, ".serde.rs"));
+    };
+}
+
+pub(crate) mod google {
+    pub(crate) mod api {
+        include!(concat!(env!("OUT_DIR"), "/google.api.rs"));
+    }
+}
+
+pub(crate) mod tally {
+    pub(crate) mod actions {
+        pub mod v1 {
+            package!("tally.actions.v1");
+        }
+    }
+    pub(crate) mod approvals {
+        pub mod v1 {
+            package!("tally.approvals.v1");
+        }
+    }
+    pub(crate) mod receipts {
+        pub mod v1 {
+            package!("tally.receipts.v1");
+        }
+    }
+    pub(crate) mod ledger {
+        pub mod v1 {
+            package!("tally.ledger.v1");
+        }
+    }
+    pub(crate) mod policies {
+        pub mod v1 {
+            package!("tally.policies.v1");
+        }
+    }
+    pub(crate) mod evidence {
+        pub mod v1 {
+            package!("tally.evidence.v1");
+        }
+    }
+    pub(crate) mod identity {
+        pub mod v1 {
+            package!("tally.identity.v1");
+        }
+    }
+    pub(crate) mod tools {
+        pub mod v1 {
+            package!("tally.tools.v1");
+        }
+    }
+    pub(crate) mod accounts {
+        pub mod v1 {
+            package!("tally.accounts.v1");
+        }
+    }
+    pub(crate) mod system {
+        pub mod v1 {
+            package!("tally.system.v1");
+        }
+    }
+    pub(crate) mod r#type {
+        pub mod v1 {
+            pub use crate::wire::{Json, Timestamp};
+
+            package!("tally.r#type.v1");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! From a request to a plan: the document that is decided, approved and run.
+
+use std::collections::BTreeSet;
+
+use connectors::RegisteredTool;
+use kernel::action::Request;
+use kernel::decision::{
+    Decision, DecisionInput, DecisionPoint, InputApproval, InputBudget, InputPrincipal, InputTool,
+    Phase,
+};
+use kernel::failure::Category;
+use kernel::ids::{AccountId, EnvironmentId, TenantId, ToolId, WorkspaceId};
+use kernel::json::{self, RawJson};
+use kernel::machine::{Kind, State};
+use kernel::principal::ActorChain;
+use kernel::risk::Risk;
+use kernel::tool::CallFacts;
+use kernel::values::{Digest, MicroUsd};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Refused, Result};
+use crate::limits;
+use crate::policies::reviewed;
+use crate::shared::{Caller, Shared};
+
+/// The action document: everything that says what the action is. Its canonical form is what an
+/// approver sees; the parameters are kept as they were received.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Document {
+    pub(crate) tenant: String,
+    pub(crate) workspace: String,
+    pub(crate) environment: String,
+    pub(crate) actor_chain: ActorChain,
+    pub(crate) tool: ToolId,
+    pub(crate) params: RawJson,
+    pub(crate) claims: RawJson,
+    /// 128 random bits, so that the document's digest gives nothing away.
+    pub(crate) nonce: String,
+}
+
+/// The digests of a document with its tool.
+pub(crate) struct Digests {
+    pub(crate) canonical: Vec<u8>,
+    pub(crate) action: Digest,
+    pub(crate) plan: Digest,
+}
+
+impl Document {
+    /// The canonical document, its digest, and the digest of document and tool together.
+    pub(crate) fn digests(&self, tool: Digest) -> Result<Digests> {
+        let canonical = json::canonical(self).map_err(Refused::internal)?;
+        // JCS of {"action": document, "tool": digest}: the members are in order and canonical.
+        let mut plan = Vec::with_capacity(canonical.len() + 96);
+        plan.extend_from_slice(b"{\"action\":");
+        plan.extend_from_slice(&canonical);
+        plan.extend_from_slice(b",\"tool\":\"");
+        plan.extend_from_slice(tool.hex().as_bytes());
+        plan.extend_from_slice(b"\"}");
+        Ok(Digests { action: Digest::of(&canonical), plan: Digest::of(&plan), canonical })
+    }
+}
+
+/// What an agent says of its action.
+#[derive(Clone)]
+pub(crate) struct Claims {
+    pub(crate) json: RawJson,
+    pub(crate) data_types: BTreeSet<String>,
+}
+
+impl Claims {
+    pub(crate) fn new(wire: Option<proto::actions::Claims>) -> Result<Self> {
+        #[derive(Serialize)]
+        struct Said<'a> {
+            target: &'a str,
+            data_types: &'a BTreeSet<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            extra: Option<RawJson>,
+        }
+        let wire = wire.unwrap_or_default();
+        let data_types: BTreeSet<String> = wire.data_types.into_iter().collect();
+        let long = |text: &String| text.len() > kernel::limits::RULE_BYTES_MAX;
+        if data_types.len() > limits::DATA_TYPES_MAX || data_types.iter().any(long) {
+            return Err(Refused::invalid("claims.data_types: at most 32 of at most 64 characters"));
+        }
+        if wire.target.len() > limits::TEXT_BYTES_MAX {
+            return Err(Refused::invalid("claims.target: at most 2000 characters"));
+        }
+        let extra = wire.extra.map(|extra| parse("claims.extra", &extra.text)).transpose()?;
+        let said = Said { target: &wire.target, data_types: &data_types, extra };
+        let text = serde_json::to_string(&said).map_err(Refused::internal)?;
+        Ok(Self { json: parse("claims", &text)?, data_types })
+    }
+}
+
+/// JSON of the request, with the place in the request in front of what is wrong with it.
+pub(crate) fn parse(field: &str, text: &str) -> Result<RawJson> {
+    RawJson::parse(text).map_err(|error| {
+        Refused::new(Category::Validation, error.code(), format!("{field}: {error}"))
+    })
+}
+
+/// An action ready to be decided.
+pub(crate) struct Prepared {
+    pub(crate) document: Document,
+    pub(crate) digests: Digests,
+    pub(crate) facts: CallFacts,
+    pub(crate) request: Request,
+}
+
+/// What was asked, checked against the credential.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    pub(crate) tool: ToolId,
+    pub(crate) params: RawJson,
+    pub(crate) claims: Claims,
+    pub(crate) account: Option<AccountId>,
+}
+
+/// Finds a tool. One that does not exist and one that may not be listed answer alike.
+pub(crate) fn find_tool<'a>(shared: &'a Shared, id: &ToolId) -> Result<&'a RegisteredTool> {
+    shared.tools.get(id).ok_or_else(|| unknown_tool(id))
+}
+
+pub(crate) fn unknown_tool(id: &ToolId) -> Refused {
+    let message = format!("there is no tool `{id}`: `GET /v1/tools` lists those there are");
+    Refused::new(Category::NotFound, "unknown_tool", message)
+}
+
+/// Makes the plan of an action.
+pub(crate) fn prepare(
+    shared: &Shared,
+    caller: &Caller,
+    asked: &Asked,
+    routed_from: Option<ToolId>,
+) -> Result<Prepared> {
+    let tool = find_tool(shared, &asked.tool)?;
+    shared.tools.validate(&asked.tool, &asked.params)?;
+    let facts = tool.manifest.facts(&asked.params);
+    let environment = caller.environment.as_str();
+    let risk = Risk::assess(&facts.labels, environment, &asked.claims.data_types);
+    let nonce = ledger::keys::random::<16>()?;
+    let document = Document {
+        tenant: caller.tenant.to_string(),
+        workspace: caller.workspace.to_string(),
+        environment: environment.to_owned(),
+        actor_chain: caller.actors(),
+        tool: asked.tool.clone(),
+        params: asked.params.clone(),
+        claims: asked.claims.json.clone(),
+        nonce: hex::encode(nonce.as_ref()),
+    };
+    let digests = document.digests(tool.digest)?;
+    let request = Request {
+        tool: asked.tool.clone(),
+        tool_digest: tool.digest,
+        routed_from,
+        environment: caller.environment.clone(),
+        actors: caller.actors(),
+        action_digest: digests.action,
+        plan_digest: digests.plan,
+        risk,
+        estimate: facts.estimate,
+        account: asked.account.clone(),
+        idempotent: facts.idempotent,
+        timeout_ms: tool.manifest.timeout_ms,
+    };
+    Ok(Prepared { document, digests, facts, request })
+}
+
+/// Asks policy about a plan.
+pub(crate) fn decide(
+    shared: &Shared,
+    caller: &Caller,
+    plan: Plan<'_>,
+    phase: Phase,
+    approval: Option<InputApproval>,
+) -> Decision {
+    let remaining = plan.request.account.as_ref().and_then(|id| remaining(shared, caller, id));
+    let input = DecisionInput {
+        phase,
+        tenant: &caller.tenant,
+        workspace: &caller.workspace,
+        environment: &plan.request.environment,
+        principal: InputPrincipal { id: &caller.id, kind: caller.kind, roles: &caller.roles },
+        actor_chain: plan.request.actors.actors(),
+        tool: InputTool {
+            id: &plan.request.tool,
+            labels: &plan.facts.labels,
+            digest: plan.request.tool_digest,
+        },
+        params: &plan.document.params,
+        claims: &plan.document.claims,
+        risk: &plan.request.risk,
+        budget: InputBudget {
+            remaining_micro_usd: remaining,
+            estimate_micro_usd: plan.request.estimate,
+        },
+        approval,
+        now: shared.now().into(),
+    };
+    let decision = reviewed(shared, caller, shared.policy.decide(&input));
+    shared.metrics.decision(decision.effect);
+    decision
+}
+
+/// A plan as policy is asked about it.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan<'a> {
+    pub(crate) document: &'a Document,
+    pub(crate) facts: &'a CallFacts,
+    pub(crate) request: &'a Request,
+}
+
+impl Prepared {
+    pub(crate) fn plan(&self) -> Plan<'_> {
+        Plan { document: &self.document, facts: &self.facts, request: &self.request }
+    }
+}
+
+/// What an account has left; nothing where it cannot be read.
+pub(crate) fn remaining(shared: &Shared, caller: &Caller, id: &AccountId) -> Option<MicroUsd> {
+    match shared.ledger.read(&caller.log(), Kind::Account, id.as_str()) {
+        Ok(Some(State::Account(account))) if !account.frozen => Some(account.available()),
+        Ok(_) => Some(MicroUsd::ZERO),
+        Err(error) => {
+            tracing::warn!(%error, "an account cannot be read");
+            Some(MicroUsd::ZERO)
+        }
+    }
+}
+
+/// The environment and workspace of a request must be those of the credential.
+pub(crate) fn check_place(caller: &Caller, workspace: &str, environment: &str) -> Result<()> {
+    let other = |what: &str, own: &str| {
+        let message = format!("the credential is bound to {what} `{own}`: leave `{what}` out");
+        Err(Refused::new(Category::Permission, "credential_binding", message))
+    };
+    if !workspace.is_empty() && workspace != caller.workspace.as_str() {
+        return other("workspace", caller.workspace.as_str());
+    }
+    if !environment.is_empty() && environment != caller.environment.as_str() {
+        return other("environment", caller.environment.as_str());
+    }
+    Ok(())
+}
+
+/// The caller as it is now, for an action that was asked for earlier. None where the principal is
+/// gone or disabled.
+pub(crate) fn present_caller(shared: &Shared, document: &Document) -> Option<Caller> {
+    let tenant = TenantId::new(&document.tenant).ok()?;
+    let actor = document.actor_chain.acting()?;
+    let principal = shared.control.directory.principal(&tenant, &actor.id)?;
+    if principal.disabled {
+        return None;
+    }
+    let workspace = WorkspaceId::new(&document.workspace).ok()?;
+    let environment = EnvironmentId::new(&document.environment).ok()?;
+    Some(Caller::new(tenant, workspace, environment, &principal))
+}

@@ -1,0 +1,343 @@
+//! Running: the effect, its outcome, and what happens to actions that wait or got lost.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use connectors::{Call, EffectChange, EffectCheck, Outcome as ToolOutcome};
+use kernel::action::{Action, FailureCode, Outcome, Status};
+use kernel::approval::Approval;
+use kernel::decision::{Decision, Effect, InputApproval, Phase};
+use kernel::failure::{Category, Failure};
+use kernel::ids::ActionId;
+use kernel::machine::{self, Kind, State};
+use kernel::permit::Permit;
+use kernel::plan::{self, Revisions};
+use kernel::receipt::LogId;
+use kernel::values::{Digest, MicroUsd, Timestamp};
+use ledger::store::{Class, SideRow};
+use ledger::{Batch, Committed};
+
+use super::prepare::{Document, Plan, Prepared, decide, find_tool, present_caller};
+use super::submit::revisions;
+use super::view::{Answer, Body, DOCUMENT, RESULT, open_document};
+use crate::error::{Refused, Result};
+use crate::limits;
+use crate::metrics::Stage;
+use crate::shared::{Caller, Shared, new_approval_id};
+
+/// Runs the attempt that a new action has a permit for.
+pub(crate) async fn attempt(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    action: &Action,
+    prepared: &Prepared,
+) -> Result<Answer> {
+    run(shared, caller, &caller.log(), action, prepared.plan(), prepared.digests.plan).await
+}
+
+/// Asks policy again where a tool wants to do something else than the plan says.
+struct Recheck<'a> {
+    shared: &'a Shared,
+    caller: &'a Caller,
+    plan: Plan<'a>,
+}
+
+impl EffectCheck for Recheck<'_> {
+    fn allow(&self, effect: &EffectChange) -> std::result::Result<(), Failure> {
+        let decision = decide(self.shared, self.caller, self.plan, Phase::Effect, None);
+        if decision.effect == Effect::Allow {
+            return Ok(());
+        }
+        let EffectChange { from, to, .. } = effect;
+        let message = format!("policy does not let this action go on from {from} to {to}");
+        Err(Failure::new(Category::PolicyDenied, "effect_changed", message))
+    }
+}
+
+/// Whether a permit still holds where a revision changed since it was drawn: policy may not have
+/// become stricter than the decision that it rests on.
+fn still_allowed(
+    shared: &Shared,
+    caller: &Caller,
+    action: &Action,
+    permit: &Permit,
+    plan: Plan<'_>,
+) -> std::result::Result<(), Failure> {
+    let now = revisions(shared, caller).ok();
+    let same = |now: Revisions| {
+        (now.policy, now.principal) == (permit.policy_revision(), permit.principal_revision())
+    };
+    if now.is_some_and(same) {
+        return Ok(());
+    }
+    let decision = decide(shared, caller, plan, Phase::Effect, None);
+    let before = action.decision.as_ref().map(|decision| decision.effect);
+    if now.is_some() && before.is_some_and(|before| decision.effect <= before) {
+        return Ok(());
+    }
+    let message = "policy or the principal changed before the effect began: submit again";
+    Err(Failure::new(Category::PolicyDenied, "permit_overtaken", message))
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    log: &LogId,
+    action: &Action,
+    plan: Plan<'_>,
+    plan_digest: Digest,
+) -> Result<Answer> {
+    let permit = action.permit().ok_or_else(|| Refused::internal("no permit"))?;
+    let started = Instant::now();
+    let outcome = match still_allowed(shared, caller, action, &permit, plan) {
+        Err(failure) => ToolOutcome::Failed(failure),
+        Ok(()) => {
+            let call = Call {
+                permit: &permit,
+                tool: &action.request.tool,
+                plan_digest,
+                params: &plan.document.params,
+                now: shared.now(),
+                redirect: &Recheck { shared, caller, plan },
+            };
+            shared.tools.execute(call).await
+        }
+    };
+    shared.metrics.stage(Stage::Execute, started.elapsed());
+    let started = Instant::now();
+    let ended = finish(shared, log, action, &permit, outcome).await;
+    shared.metrics.stage(Stage::Outcome, started.elapsed());
+    shared.waiters.wake(&action.id);
+    ended
+}
+
+/// Makes the outcome durable.
+async fn finish(
+    shared: &Arc<Shared>,
+    log: &LogId,
+    action: &Action,
+    permit: &Permit,
+    outcome: ToolOutcome,
+) -> Result<Answer> {
+    let now = shared.now();
+    let (outcome, body) = describe(outcome)?;
+    let more = permit.attempt() < kernel::limits::ATTEMPTS_MAX;
+    let retry_at = body
+        .failure()
+        .filter(|failure| more && failure.retryable)
+        .map(|failure| retry_at(action, permit.attempt(), failure, now));
+    let mut side = Vec::with_capacity(2);
+    let sealed = serde_json::to_vec(&body).map_err(Refused::internal)?;
+    let (tenant, id) = (log.tenant(), action.id.as_str());
+    side.push(shared.vault.seal(tenant, id, RESULT, Class::Result, &sealed, now).await?);
+    let retries = retry_at.is_some()
+        && action.request.idempotent
+        && outcome.status == Status::Failed
+        && outcome.failure.as_ref().is_some_and(|failure| failure.category.retryable());
+    if !retries {
+        side.push(drop_document(log, &action.id));
+    }
+    let commands = plan::finish(action, permit.attempt(), outcome, retry_at);
+    let batch = Batch { side, ..Batch::new(log.clone(), commands) };
+    let committed = shared.ledger.commit(batch).await?;
+    let action = changed(&committed, action)?;
+    shared.metrics.action(action.status.as_str());
+    if action.due().is_some() {
+        shared.queue.notify_one();
+    }
+    Ok(Answer { body: Some(body), ..Answer::new(action, committed.checkpoint.clone()) })
+}
+
+/// Deletes the document of an action that ends.
+pub(crate) fn drop_document(log: &LogId, action: &ActionId) -> SideRow {
+    let (tenant, id) = (log.tenant().to_owned(), action.to_string());
+    SideRow::DropContent { tenant, id, part: DOCUMENT }
+}
+
+/// What a new decision about an action leaves to delete: its document, where that ends it.
+fn left_over(log: &LogId, action: &Action, decision: &Decision, phase: Phase) -> Vec<SideRow> {
+    if decision.effect.ends(phase) { vec![drop_document(log, &action.id)] } else { Vec::new() }
+}
+
+fn changed(committed: &Committed, action: &Action) -> Result<Action> {
+    match committed.state(Kind::Action, action.id.as_str()) {
+        Some(State::Action(action)) => Ok(action.clone()),
+        _ => Err(Refused::internal("a commit left no action behind")),
+    }
+}
+
+/// An outcome for the receipt, and its content to be kept beside.
+fn describe(outcome: ToolOutcome) -> Result<(Outcome, Body)> {
+    let (status, body, cost) = match outcome {
+        ToolOutcome::Executed(done) => (Status::Executed, Body::result(done.result)?, done.cost),
+        ToolOutcome::Failed(failure) => (Status::Failed, Body::failed(failure)?, MicroUsd::ZERO),
+        ToolOutcome::Unknown(failure) => (Status::Unknown, Body::failed(failure)?, MicroUsd::ZERO),
+    };
+    let failure = body
+        .failure()
+        .map(|failure| FailureCode { code: failure.code.clone(), category: failure.category });
+    let (output, output_bytes) = body.commitment();
+    Ok((Outcome { status, output, output_bytes, cost, failure }, body))
+}
+
+/// When to try again: doubling from a base, spread by the action's own id so that what failed
+/// together does not come back together, and never before the other side wants it.
+fn retry_at(action: &Action, attempt: u32, failure: &Failure, now: Timestamp) -> Timestamp {
+    let doubled = limits::RETRY_BASE_MS.saturating_mul(1 << attempt.saturating_sub(1).min(20));
+    let ceiling = doubled.min(limits::RETRY_MAX_MS);
+    let seed = Digest::of(format!("{}/{attempt}", action.id).as_bytes());
+    let spread = i64::from(u16::from_le_bytes([seed.0[0], seed.0[1]]));
+    let own = ceiling / 2 + (ceiling / 2) * spread / i64::from(u16::MAX);
+    let asked = failure.retry_after_ms.and_then(|ms| i64::try_from(ms).ok()).unwrap_or(0);
+    now.plus_millis(own.max(asked))
+}
+
+/// Runs what is approved (or due for another attempt): decides it anew under what is in force
+/// now, draws its permit in the same commit, and runs it.
+pub(crate) async fn resume(shared: &Arc<Shared>, log: &LogId, action: &Action) -> Result<()> {
+    let Some(document) = open_document(shared, log, &action.id)? else {
+        return deny(shared, log, action, "document_expired").await;
+    };
+    let Some(caller) = present_caller(shared, &document) else {
+        return deny(shared, log, action, "principal_disabled").await;
+    };
+    let tool = match find_tool(shared, &action.request.tool) {
+        Ok(tool) if tool.digest == action.request.tool_digest => tool,
+        // Another tool than the one that was decided and approved.
+        _ => return deny(shared, log, action, "tool_changed").await,
+    };
+    let digests = document.digests(tool.digest)?;
+    if digests.plan != action.request.plan_digest {
+        return deny(shared, log, action, "plan_changed").await;
+    }
+    let facts = tool.manifest.facts(&document.params);
+    let plan = Plan { document: &document, facts: &facts, request: &action.request };
+    let granted = match &action.approval {
+        None => None,
+        Some(id) => match shared.ledger.read(log, Kind::Approval, id.as_str())? {
+            Some(State::Approval(approval)) => Some(approval),
+            _ => None,
+        },
+    };
+    let seen = granted
+        .as_ref()
+        .map(|g| InputApproval { approvals: g.approvals(), step_up: g.stepped_up() });
+    let decision = decide(shared, &caller, plan, Phase::Execute, seen);
+    let revisions = revisions(shared, &caller)?;
+    let now = shared.now();
+    let reopen = new_approval_id()?;
+    let side = left_over(log, action, &decision, Phase::Execute);
+    let commands =
+        plan::execute(action, granted.as_ref(), Box::new(decision), reopen, revisions, now);
+    let batch = Batch { side, ..Batch::new(log.clone(), commands) };
+    let committed = match shared.ledger.commit(batch).await {
+        Err(ledger::Error::Refused(refusal)) if refusal.code().1 == Category::Budget => {
+            return deny(shared, log, action, refusal.code().0).await;
+        }
+        ended => ended?,
+    };
+    let action = changed(&committed, action)?;
+    shared.metrics.action(action.status.as_str());
+    shared.waiters.wake(&action.id);
+    if action.permit().is_some() {
+        run(shared, &caller, log, &action, plan, digests.plan).await?;
+    }
+    Ok(())
+}
+
+/// Ends an action that can no longer run, and the approval that it can no longer use.
+async fn deny(shared: &Shared, log: &LogId, action: &Action, code: &str) -> Result<()> {
+    let money = ["budget", "account", "hold", "cost"].iter().any(|word| code.starts_with(word));
+    let category = if money { Category::Budget } else { Category::PolicyDenied };
+    let failure = FailureCode { code: code.to_owned(), category };
+    let commands = plan::deny(action, failure);
+    let side = vec![drop_document(log, &action.id)];
+    end(shared, action, Batch { side, ..Batch::new(log.clone(), commands) }).await.map(drop)
+}
+
+async fn end(shared: &Shared, action: &Action, batch: Batch) -> Result<Answer> {
+    let committed = shared.ledger.commit(batch).await?;
+    let action = changed(&committed, action).unwrap_or_else(|_| action.clone());
+    shared.metrics.action(action.status.as_str());
+    shared.waiters.wake(&action.id);
+    shared.queue.notify_one();
+    Ok(Answer::new(action, committed.checkpoint))
+}
+
+/// Ends the attempt of a server that is gone: repeats it where that is safe, else it is unknown.
+pub(crate) async fn lost(shared: &Shared, log: &LogId, action: &Action) -> Result<()> {
+    let commands = plan::lost(action, shared.ledger.epoch());
+    end(shared, action, Batch::new(log.clone(), commands)).await.map(drop)
+}
+
+/// Ends an approval whose time is over, and the action that waits for it.
+pub(crate) async fn expire(
+    shared: &Shared,
+    log: &LogId,
+    approval: &Approval,
+    action: &Action,
+) -> Result<()> {
+    let waits = matches!(action.status, Status::AwaitingApproval | Status::Approved)
+        && action.approval.as_ref() == Some(&approval.id);
+    let side = if waits { vec![drop_document(log, &action.id)] } else { Vec::new() };
+    let commands = plan::expire(approval, waits.then_some(action));
+    end(shared, action, Batch { side, ..Batch::new(log.clone(), commands) }).await.map(drop)
+}
+
+/// Withdraws an action that has not run.
+pub(crate) async fn cancel(shared: &Shared, caller: &Caller, action: &Action) -> Result<Answer> {
+    let log = caller.log();
+    let batch = Batch {
+        side: vec![drop_document(&log, &action.id)],
+        trace_id: caller.trace_id.clone(),
+        ..Batch::new(log, plan::cancel(action, caller.id.clone()))
+    };
+    end(shared, action, batch).await
+}
+
+/// Establishes an unknown outcome.
+pub(crate) async fn reconcile(
+    shared: &Shared,
+    caller: &Caller,
+    action: &Action,
+    status: Status,
+    cost: MicroUsd,
+) -> Result<Answer> {
+    let commands = plan::reconcile(action, status, cost, caller.id.clone());
+    let batch = Batch { trace_id: caller.trace_id.clone(), ..Batch::new(caller.log(), commands) };
+    end(shared, action, batch).await
+}
+
+/// Releases an action from quarantine: it is decided anew under what is in force now, which may
+/// put it back.
+pub(crate) async fn release(shared: &Shared, caller: &Caller, action: &Action) -> Result<Answer> {
+    if action.status != Status::Quarantined {
+        return Err(machine::Refusal::State(action.status.as_str()).into());
+    }
+    let log = caller.log();
+    let document =
+        open_document(shared, &log, &action.id)?.ok_or_else(|| Refused::not_found("document"))?;
+    let requester = present_caller(shared, &document)
+        .ok_or_else(|| Refused::invalid("the principal that asked is disabled"))?;
+    let tool = find_tool(shared, &action.request.tool)?;
+    let facts = tool.manifest.facts(&document.params);
+    let plan = Plan { document: &document, facts: &facts, request: &action.request };
+    let decision = decide(shared, &requester, plan, Phase::Submit, None);
+    let approval = new_approval_id()?;
+    let revisions = revisions(shared, &requester)?;
+    let side = left_over(&log, action, &decision, Phase::Submit);
+    let commands = plan::release(action, Box::new(decision), approval, revisions, shared.now());
+    let batch = Batch { side, trace_id: caller.trace_id.clone(), ..Batch::new(log, commands) };
+    end(shared, action, batch).await
+}
+
+/// Whether the document kept for an action is the one that was decided. For whoever shows it.
+pub(crate) fn check_stored(document: &Document, action: &Action) -> Result<Vec<u8>> {
+    let digests = document.digests(action.request.tool_digest)?;
+    if digests.plan == action.request.plan_digest && digests.action == action.request.action_digest
+    {
+        Ok(digests.canonical)
+    } else {
+        Err(Refused::internal("a stored document does not have its action's digest"))
+    }
+}

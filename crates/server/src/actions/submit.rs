@@ -1,0 +1,216 @@
+//! Submitting: reserve, decide, and run at once what is allowed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kernel::action::{Action, FailureCode};
+use kernel::decision::{Decision, DecisionPoint, Effect, NoAnswer, Phase};
+use kernel::failure::Category;
+use kernel::ids::ActionId;
+use kernel::machine::{Kind, Refusal, State};
+use kernel::plan::{self, Revisions, Submission};
+use kernel::values::{Digest, MicroUsd};
+use ledger::Batch;
+use ledger::store::{Class, SideRow};
+use tokio::task::JoinHandle;
+
+use super::prepare::{Asked, Prepared, decide, prepare};
+use super::run;
+use super::view::{Answer, DOCUMENT};
+use crate::error::{Refused, Result};
+use crate::limits;
+use crate::metrics::Stage;
+use crate::shared::{Caller, Shared, new_action_id, new_approval_id};
+
+/// The permission to see actions.
+pub(crate) const READ: &str = "actions:read";
+
+/// What a submit came to.
+pub(crate) enum Submitted {
+    /// A new action as its first commit left it, and its first attempt where it runs at once.
+    New(Box<Answer>, Option<JoinHandle<Result<Answer>>>),
+    /// The same request made this action before.
+    Repeat(ActionId),
+}
+
+/// Carries out a submit. `body` is the digest of the request, for the idempotency key.
+pub(crate) async fn submit(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    asked: Asked,
+    body: Digest,
+) -> Result<Submitted> {
+    let id = new_action_id()?;
+    for _ in 0..limits::DECIDE_AGAIN_MAX {
+        let (prepared, decision) = plan_and_decide(shared, caller, &asked)?;
+        match commit(shared, caller, &id, prepared, decision, body).await {
+            // Policy or principal changed between decision and commit: decide anew.
+            Err(Refused(failure)) if failure.code == "decision_stale" => {}
+            ended => return ended,
+        }
+    }
+    Err(Refused::new(Category::Conflict, "decision_stale", "policy keeps changing: try again"))
+}
+
+/// Makes the plan and decides it. A ROUTE is followed once: the other tool is decided anew.
+fn plan_and_decide(
+    shared: &Shared,
+    caller: &Caller,
+    asked: &Asked,
+) -> Result<(Prepared, Decision)> {
+    let started = Instant::now();
+    let prepared = prepare(shared, caller, asked, None)?;
+    shared.metrics.stage(Stage::Prepare, started.elapsed());
+    let started = Instant::now();
+    let decision = decide(shared, caller, prepared.plan(), Phase::Submit, None);
+    shared.metrics.stage(Stage::Decide, started.elapsed());
+    match (decision.effect, &decision.obligations.route) {
+        (Effect::Route, Some(tool)) => {
+            let routed = Asked { tool: tool.clone(), ..asked.clone() };
+            match prepare(shared, caller, &routed, Some(asked.tool.clone())) {
+                Ok(prepared) => {
+                    let decision = decide(shared, caller, prepared.plan(), Phase::Submit, None);
+                    Ok((prepared, decision))
+                }
+                // There is no such tool, or it does not take these parameters. Policy is at
+                // fault, not the caller, and what policy cannot answer is a DENY on record.
+                Err(Refused(failure)) if failure.category != Category::Internal => {
+                    let Decision { policy, input_digest, .. } = decision;
+                    Ok((prepared, Decision::deny(NoAnswer::PolicyError, policy, input_digest)))
+                }
+                Err(refused) => Err(refused),
+            }
+        }
+        _ => Ok((prepared, decision)),
+    }
+}
+
+/// Why an action that policy lets through still does not run.
+fn refused_for_money(prepared: &Prepared, decision: &Decision) -> Option<&'static str> {
+    let estimate = prepared.request.estimate;
+    if matches!(decision.effect, Effect::Deny | Effect::Throttle | Effect::Quarantine) {
+        return None;
+    }
+    if decision.obligations.max_cost_micro_usd.is_some_and(|max| estimate > max) {
+        return Some("cost_above_policy");
+    }
+    let unpaid = estimate > MicroUsd::ZERO && prepared.request.account.is_none();
+    unpaid.then_some("budget_account_missing")
+}
+
+/// Makes the action durable: with its permit where it is allowed, refused where money lacks.
+async fn commit(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    id: &ActionId,
+    prepared: Prepared,
+    decision: Decision,
+    body: Digest,
+) -> Result<Submitted> {
+    let submission = submission(shared, caller, id, &prepared, &decision, body)?;
+    let waits = plan::gated(decision.effect)
+        || matches!(decision.effect, Effect::Allow | Effect::Quarantine);
+    // What ends here needs no document any more.
+    let side = if waits { document_row(shared, caller, id, &prepared).await? } else { Vec::new() };
+    let now = shared.now();
+    // What costs something may find its budget empty: then it is refused with a receipt.
+    let priced = (prepared.request.estimate > MicroUsd::ZERO).then(|| submission.clone());
+    let commands = match refused_for_money(&prepared, &decision) {
+        None => plan::submit(submission, now),
+        Some(code) => plan::submit_refused(submission, budget(code)),
+    };
+    let started = Instant::now();
+    let batch = Batch { side, trace_id: caller.trace_id.clone(), ..batch_of(caller, commands) };
+    let committed = match shared.ledger.commit(batch).await {
+        Err(ledger::Error::Refused(Refusal::Duplicate { target })) => {
+            let target = ActionId::new(target).map_err(Refused::internal)?;
+            return Ok(Submitted::Repeat(target));
+        }
+        Err(ledger::Error::Refused(refusal)) => match priced {
+            Some(submission) if refusal.code().1 == Category::Budget => {
+                let commands = plan::submit_refused(submission, budget(refusal.code().0));
+                shared.ledger.commit(batch_of(caller, commands)).await?
+            }
+            _ => return Err(refusal.into()),
+        },
+        ended => ended?,
+    };
+    shared.metrics.stage(Stage::Permit, started.elapsed());
+    let Some(State::Action(action)) = committed.state(Kind::Action, id.as_str()) else {
+        return Err(Refused::internal("a submit left no action behind"));
+    };
+    shared.metrics.action(action.status.as_str());
+    let answer = Answer::new(action.clone(), committed.checkpoint.clone());
+    let running = action.permit().is_some().then(|| {
+        // A task of its own: a caller who goes away does not take the outcome along.
+        let (shared, caller, action) = (shared.clone(), caller.clone(), action.clone());
+        let tasks = shared.running.clone();
+        tasks.spawn(async move { run::attempt(&shared, &caller, &action, &prepared).await })
+    });
+    if plan::gated(decision.effect) {
+        // The approval expires one day.
+        shared.queue.notify_one();
+    }
+    Ok(Submitted::New(Box::new(answer), running))
+}
+
+fn batch_of(caller: &Caller, commands: Vec<kernel::machine::Command>) -> Batch {
+    Batch::new(caller.log(), commands)
+}
+
+fn budget(code: &str) -> FailureCode {
+    FailureCode { code: code.to_owned(), category: Category::Budget }
+}
+
+fn submission(
+    shared: &Shared,
+    caller: &Caller,
+    id: &ActionId,
+    prepared: &Prepared,
+    decision: &Decision,
+    body: Digest,
+) -> Result<Submission> {
+    Ok(Submission {
+        id: id.clone(),
+        request: Box::new(prepared.request.clone()),
+        decision: Box::new(decision.clone()),
+        approval: new_approval_id()?,
+        reserve: caller.reserve("actions", body, id.as_str(), shared.now()),
+        revisions: revisions(shared, caller)?,
+    })
+}
+
+/// What is in force now. A caller whose roles changed since their request came in is told so.
+pub(crate) fn revisions(shared: &Shared, caller: &Caller) -> Result<Revisions> {
+    let principal = shared.control.directory.principal(&caller.tenant, &caller.id);
+    if principal.is_none_or(|principal| principal.revision != caller.revision) {
+        return Err(Refusal::DecisionStale.into());
+    }
+    Ok(Revisions {
+        policy: shared.policy.current(&caller.tenant).revision,
+        principal: caller.revision,
+        epoch: shared.ledger.epoch(),
+    })
+}
+
+/// The document, sealed, so that it can be shown to approvers and run later.
+async fn document_row(
+    shared: &Shared,
+    caller: &Caller,
+    id: &ActionId,
+    prepared: &Prepared,
+) -> Result<Vec<SideRow>> {
+    let text = serde_json::to_vec(&prepared.document).map_err(Refused::internal)?;
+    let now = shared.now();
+    let tenant = caller.tenant.as_str();
+    let row = shared.vault.seal(tenant, id.as_str(), DOCUMENT, Class::Request, &text, now).await?;
+    Ok(vec![row])
+}
+
+/// An action that the caller may see, by its id.
+pub(crate) fn find(shared: &Shared, caller: &Caller, id: &str) -> Result<Action> {
+    match shared.ledger.read(&caller.log(), Kind::Action, id)? {
+        Some(State::Action(action)) if caller.sees(READ, &action.request.actors) => Ok(action),
+        _ => Err(Refused::not_found("action")),
+    }
+}

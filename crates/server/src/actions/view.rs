@@ -1,0 +1,267 @@
+//! Actions as callers see them, and the content that goes with them.
+
+use std::sync::Arc;
+
+use kernel::action::{Action, Status};
+use kernel::decision::Phase;
+use kernel::failure::Failure;
+use kernel::ids::ActionId;
+use kernel::json::RawJson;
+use kernel::receipt::LogId;
+use kernel::values::Digest;
+use proto::types;
+use proto::wire::{Json, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::prepare::Document;
+use crate::error::{self, Refused, Result};
+use crate::shared::Shared;
+
+/// The part of an action's content that is its document.
+pub(crate) const DOCUMENT: &str = "document";
+/// The part of an action's content that is its result or failure.
+pub(crate) const RESULT: &str = "result";
+
+/// How an attempt ended, with its content: kept sealed beside the log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Body {
+    /// 128 random bits, hex: the commitment in the receipt is SHA-256(salt ‖ result).
+    salt: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    result: Option<RawJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failure: Option<Failure>,
+}
+
+impl Body {
+    pub(crate) fn result(result: RawJson) -> Result<Self> {
+        Ok(Self { salt: salt()?, result: Some(result), failure: None })
+    }
+
+    pub(crate) fn failed(failure: Failure) -> Result<Self> {
+        Ok(Self { salt: salt()?, result: None, failure: Some(failure) })
+    }
+
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// The commitment and the length of the result.
+    pub(crate) fn commitment(&self) -> (Option<Digest>, u64) {
+        let Some(result) = &self.result else { return (None, 0) };
+        let text = result.as_str();
+        let commitment = Digest::of(&[self.salt.as_bytes(), text.as_bytes()].concat());
+        (Some(commitment), u64::try_from(text.len()).unwrap_or(u64::MAX))
+    }
+}
+
+fn salt() -> Result<String> {
+    Ok(hex::encode(ledger::keys::random::<16>()?.as_ref()))
+}
+
+/// An action with what is known of it besides its state.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) action: Action,
+    pub(crate) body: Option<Body>,
+    pub(crate) checkpoint: Arc<str>,
+    /// Whether the content is gone: it was looked for. Lists do not look.
+    pub(crate) gone: bool,
+}
+
+impl Answer {
+    pub(crate) fn new(action: Action, checkpoint: Arc<str>) -> Self {
+        Self { action, body: None, checkpoint, gone: false }
+    }
+
+    /// Adds the content where it was kept, and the newest checkpoint where there is none.
+    pub(crate) fn complete(mut self, shared: &Shared, log: &LogId) -> Result<Self> {
+        let ended = self.action.outcome.is_some();
+        if self.body.is_none() && ended {
+            self.body = open_result(shared, log, &self.action.id)?;
+            self.gone = self.body.is_none();
+        }
+        if self.checkpoint.is_empty() {
+            let head = shared.ledger.store().head(log)?;
+            self.checkpoint = head.map_or_else(Default::default, |head| head.checkpoint.into());
+        }
+        Ok(self)
+    }
+
+    /// The wire form.
+    pub(crate) fn wire(self, log: &LogId) -> proto::actions::Action {
+        let Self { action, body, checkpoint, gone } = self;
+        let request = &action.request;
+        let (result, failure) = body.map_or((None, None), |body| (body.result, body.failure));
+        let error = error_of(&action, failure, gone, log);
+        proto::actions::Action {
+            action_id: action.id.to_string(),
+            tool: request.tool.to_string(),
+            environment: request.environment.to_string(),
+            state: wire_state(action.status).into(),
+            decision: action.decision.as_deref().map(decision),
+            risk: Some(risk(&request.risk)),
+            plan_digest: request.plan_digest.to_string(),
+            approval_id: action.approval.as_ref().map(ToString::to_string).unwrap_or_default(),
+            result: result.map(|json| Json { text: json.as_str().to_owned() }),
+            error,
+            cost_micro_usd: action.outcome.as_ref().map_or(0, |outcome| outcome.cost.0),
+            attempt: action.attempts,
+            receipts: action.receipts.iter().map(|index| log.receipt_id(*index)).collect(),
+            checkpoint: checkpoint.to_string(),
+            created_at: Some(Timestamp::from_micros(action.requested_at.0)),
+            updated_at: Some(Timestamp::from_micros(action.updated_at.0)),
+            actor_chain: actors(&request.actors),
+        }
+    }
+}
+
+/// What went wrong with an action, if anything did: with its words where they are still kept.
+fn error_of(
+    action: &Action,
+    kept: Option<Failure>,
+    gone: bool,
+    log: &LogId,
+) -> Option<types::Error> {
+    let receipt = action.receipts.last().map(|index| log.receipt_id(*index)).unwrap_or_default();
+    // An earlier attempt may have left an outcome behind.
+    let by_policy =
+        action.decision.as_ref().is_some_and(|decision| decision.effect.ends(Phase::Submit));
+    let denied = action.status == Status::Denied && (by_policy || action.outcome.is_none());
+    let mut failure = match (&action.outcome, kept) {
+        _ if denied => denial(action),
+        (Some(outcome), kept) => match &outcome.failure {
+            None if action.status == Status::Executed && gone => expired(),
+            None => return None,
+            Some(code) if kept.as_ref().is_some_and(|kept| kept.code == code.code) => kept?,
+            Some(code) => Failure::new(code.category, &code.code, sentence(&code.code)),
+        },
+        (None, _) => return None,
+    };
+    if action.status == Status::Unknown {
+        failure.retryable = false;
+    }
+    Some(types::Error { receipt_id: receipt, ..error::wire(failure) })
+}
+
+/// A denial by policy.
+fn denial(action: &Action) -> Failure {
+    let Some(decision) = &action.decision else {
+        return Failure::new(kernel::failure::Category::Internal, "undecided", "not decided");
+    };
+    let reason = decision.reasons.first().map_or("policy_denied", String::as_str);
+    let rules = decision.rules.join(", ");
+    let message = if rules.is_empty() {
+        format!("policy gave no leave: {reason}")
+    } else {
+        format!("policy said no by {rules}: {reason}")
+    };
+    let failure = Failure::new(kernel::failure::Category::PolicyDenied, reason, message);
+    match decision.obligations.retry_after_ms {
+        Some(ms) => failure.retry_after_ms(ms),
+        None => failure.retryable(decision.retryable()),
+    }
+}
+
+fn expired() -> Failure {
+    let message = "the result was kept for its time and is deleted; its digest is in the receipt";
+    Failure::new(kernel::failure::Category::NotFound, "result_expired", message)
+}
+
+/// A sentence for a code whose words were not kept.
+fn sentence(code: &str) -> String {
+    match code {
+        "approval_rejected" => "an approver said no",
+        "attempt_lost" => "the server stopped in the middle: reconcile the outcome",
+        "budget_exceeded" => "the budget does not cover the worst case of this action",
+        "budget_account_missing" => "this tool costs money and no account pays: name `account_id`",
+        "account_frozen" => "the account is frozen",
+        "cost_above_policy" => "policy caps the cost below the worst case of this action",
+        "principal_disabled" => "the principal that asked is disabled",
+        "tool_changed" => "the tool is no longer the one that was decided: ask again",
+        other => return format!("the action ended with `{other}`"),
+    }
+    .to_owned()
+}
+
+pub(crate) fn wire_state(status: Status) -> proto::actions::action::State {
+    use proto::actions::action::State as Wire;
+    match status {
+        Status::Requested => Wire::Requested,
+        Status::Denied => Wire::Denied,
+        Status::Quarantined => Wire::Quarantined,
+        Status::AwaitingApproval => Wire::AwaitingApproval,
+        Status::Approved => Wire::Approved,
+        Status::Executing => Wire::Executing,
+        Status::Executed => Wire::Executed,
+        Status::Failed => Wire::Failed,
+        Status::Unknown => Wire::Unknown,
+        Status::Canceled => Wire::Canceled,
+        Status::Expired => Wire::Expired,
+    }
+}
+
+pub(crate) fn decision(decision: &kernel::decision::Decision) -> types::Decision {
+    use kernel::decision::Effect;
+    use types::decision::Effect as Wire;
+    let effect = match decision.effect {
+        Effect::Allow => Wire::Allow,
+        Effect::Route => Wire::Route,
+        Effect::Throttle => Wire::Throttle,
+        Effect::RequireApproval => Wire::RequireApproval,
+        Effect::RequireStepUp => Wire::RequireStepUp,
+        Effect::Quarantine => Wire::Quarantine,
+        Effect::Deny => Wire::Deny,
+    };
+    let retry = decision.obligations.retry_after_ms;
+    types::Decision {
+        effect: effect.into(),
+        rules: decision.rules.clone(),
+        reasons: decision.reasons.clone(),
+        policy_revision: u32::try_from(decision.policy.revision).unwrap_or(u32::MAX),
+        policy_digest: decision.policy.digest.to_string(),
+        input_digest: decision.input_digest.to_string(),
+        retry_after_ms: retry.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX)),
+    }
+}
+
+pub(crate) fn risk(risk: &kernel::risk::Risk) -> types::Risk {
+    use kernel::risk::Tier;
+    let tier = match risk.tier {
+        Tier::Low => "low",
+        Tier::Medium => "medium",
+        Tier::High => "high",
+        Tier::Critical => "critical",
+    };
+    types::Risk { score: risk.score.into(), tier: tier.to_owned(), signals: risk.signals.clone() }
+}
+
+pub(crate) fn actors(chain: &kernel::principal::ActorChain) -> Vec<types::Actor> {
+    use kernel::principal::PrincipalKind;
+    let kind = |kind| match kind {
+        PrincipalKind::User => "user",
+        PrincipalKind::Agent => "agent",
+        PrincipalKind::Service => "service",
+    };
+    let wire = |actor: &kernel::principal::Actor| types::Actor {
+        id: actor.id.to_string(),
+        kind: kind(actor.kind).to_owned(),
+    };
+    chain.actors().iter().map(wire).collect()
+}
+
+/// The document of an action, while it is kept.
+pub(crate) fn open_document(
+    shared: &Shared,
+    log: &LogId,
+    id: &ActionId,
+) -> Result<Option<Document>> {
+    let bytes = shared.vault.open(log.tenant(), id.as_str(), DOCUMENT)?;
+    bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(Refused::internal)).transpose()
+}
+
+fn open_result(shared: &Shared, log: &LogId, id: &ActionId) -> Result<Option<Body>> {
+    let bytes = shared.vault.open(log.tenant(), id.as_str(), RESULT)?;
+    bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(Refused::internal)).transpose()
+}

@@ -1,0 +1,174 @@
+//! What the server is told: one file, a few overrides, checked before a port is bound.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use connectors::Grants;
+use kernel::ids::ToolId;
+use kernel::values::MicroUsd;
+use serde::{Deserialize, Serialize};
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("`{path}`: {reason}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong and where.
+        reason: String,
+    },
+    /// A value that cannot be.
+    #[error("`{key}`: {reason}")]
+    Value {
+        /// Which setting.
+        key: &'static str,
+        /// What to write instead.
+        reason: String,
+    },
+}
+
+/// The whole configuration: `tally.yaml`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The folder of the logs and keys.
+    pub data: PathBuf,
+    /// Where to listen: `127.0.0.1:8480`. Port 0 takes a free one.
+    pub listen: String,
+    /// Certificate and key; without them the server speaks plain HTTP.
+    pub tls: Option<Tls>,
+    /// The name that begins every log's origin. It must never change once logs exist.
+    pub host: String,
+    /// The tenant that is made on the first start; its owner may create further tenants.
+    pub tenant: String,
+    /// Its first workspace.
+    pub workspace: String,
+    /// What the tools may reach.
+    pub grants: Grants,
+    /// The price of one call of a tool, in micro-USD.
+    pub prices: BTreeMap<ToolId, MicroUsd>,
+    /// A PEM file with further certificate authorities that tools trust.
+    pub extra_ca: Option<PathBuf>,
+    /// Policy.
+    pub policy: Policy,
+}
+
+/// PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate chain.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// How policy is kept fresh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// How long a confirmed revision may be used without being confirmed again, in seconds.
+    pub ttl_s: u32,
+    /// How often control confirms it, in seconds; a third of `ttl_s` where absent.
+    pub confirm_every_s: Option<u32>,
+    /// How long one decision may take, in milliseconds.
+    pub decision_limit_ms: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let defaults = policy::Config::default();
+        Self {
+            ttl_s: u32::try_from(defaults.confirmation_ttl_s).unwrap_or(600),
+            confirm_every_s: None,
+            decision_limit_ms: defaults.decision_limit_ms,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("tally-data"),
+            listen: "127.0.0.1:8480".to_owned(),
+            tls: None,
+            host: "localhost".to_owned(),
+            tenant: "main".to_owned(),
+            workspace: "main".to_owned(),
+            grants: Grants::default(),
+            prices: BTreeMap::new(),
+            extra_ca: None,
+            policy: Policy::default(),
+        }
+    }
+}
+
+/// What the command line says; it wins over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// See [`Config::data`].
+    pub data: Option<PathBuf>,
+    /// See [`Config::listen`].
+    pub listen: Option<String>,
+    /// See [`Config::tls`].
+    pub tls: Option<Tls>,
+}
+
+impl Config {
+    /// Reads `path` (or takes the defaults), applies `overrides` and checks everything.
+    pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Self, Error> {
+        let mut config = match path {
+            None => Self::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+                serde_yaml_ng::from_str(&text).map_err(|error| Error::Parse {
+                    path: path.to_owned(),
+                    reason: error.to_string(),
+                })?
+            }
+        };
+        config.data = overrides.data.unwrap_or(config.data);
+        config.listen = overrides.listen.unwrap_or(config.listen);
+        config.tls = overrides.tls.or(config.tls);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what serde cannot.
+    pub fn check(&self) -> Result<(), Error> {
+        let value = |key, reason: &str| Err(Error::Value { key, reason: reason.to_owned() });
+        if self.listen.parse::<std::net::SocketAddr>().is_err() {
+            return value("listen", "write an address and a port, such as 127.0.0.1:8480");
+        }
+        let host = !self.host.is_empty()
+            && self.host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b));
+        if !host {
+            return value("host", "write a host name: letters, digits, `.`, `-` and `:`");
+        }
+        if kernel::ids::TenantId::new(&self.tenant).is_err()
+            || self.tenant == kernel::receipt::SYSTEM
+        {
+            return value("tenant", "write a-z, 0-9, `-` and `_`; not `system`");
+        }
+        if kernel::ids::WorkspaceId::new(&self.workspace).is_err()
+            || self.workspace == kernel::receipt::CONTROL
+        {
+            return value("workspace", "write a-z, 0-9, `-` and `_`; not `control`");
+        }
+        if self.policy.ttl_s == 0 || self.policy.confirm_every_s == Some(0) {
+            return value("policy", "ttl_s and confirm_every_s are at least 1");
+        }
+        Ok(())
+    }
+}

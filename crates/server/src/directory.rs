@@ -1,0 +1,178 @@
+//! What the control plane knows, in memory: tenants, workspaces, principals, keys, policies.
+//!
+//! It is the fold of the control logs: read at the start, moved on after each commit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kernel::control::{ApiKey, Entity, PolicyHistory, Principal, Publication, Tenant, Workspace};
+use kernel::ids::{PrincipalId, TenantId, WorkspaceId};
+use kernel::machine::{Kind, State, Stream};
+use kernel::receipt::LogId;
+use ledger::Ledger;
+use parking_lot::RwLock;
+
+/// States read at once while loading.
+const PAGE: u32 = 1_000;
+
+#[derive(Default)]
+struct Tables {
+    tenants: BTreeMap<TenantId, Tenant>,
+    workspaces: BTreeMap<(TenantId, WorkspaceId), Workspace>,
+    principals: HashMap<(TenantId, PrincipalId), Arc<Principal>>,
+    keys: HashMap<String, (TenantId, Arc<ApiKey>)>,
+    histories: BTreeMap<TenantId, PolicyHistory>,
+}
+
+/// The control plane in memory.
+#[derive(Default)]
+pub(crate) struct Directory(RwLock<Tables>);
+
+impl Directory {
+    /// Reads every control log's states.
+    pub(crate) fn load(control: &Ledger) -> Result<Self, ledger::Error> {
+        let directory = Self::default();
+        for log in control.store().logs()? {
+            let mut after: Option<Stream> = None;
+            loop {
+                let rows = control.store().scan(&log, after.as_ref(), PAGE)?;
+                let Some(last) = rows.last() else { break };
+                after = Some(last.stream.clone());
+                for row in &rows {
+                    let state = serde_json::from_str(&row.body)
+                        .map_err(|e| ledger::Error::Corrupt(format!("{}: {e}", row.stream)))?;
+                    directory.take(&log, &row.stream, &state);
+                }
+            }
+        }
+        Ok(directory)
+    }
+
+    /// Takes the state that a commit left behind. Commits are heard of in any order, so a state
+    /// that a newer one has passed is left out: what is disabled or revoked stays so.
+    pub(crate) fn take(&self, log: &LogId, stream: &Stream, state: &State) {
+        let State::Control(entity) = state else { return };
+        let mut tables = self.0.write();
+        match (log, entity) {
+            (LogId::System, Entity::Tenant(tenant)) => {
+                tables.tenants.insert(tenant.id.clone(), tenant.clone());
+            }
+            (LogId::Control(id), Entity::Workspace(workspace)) => {
+                tables.workspaces.insert((id.clone(), workspace.id.clone()), workspace.clone());
+            }
+            (LogId::Control(id), Entity::Principal(principal)) => {
+                let key = (id.clone(), principal.id.clone());
+                let known = tables.principals.get(&key);
+                if known.is_none_or(|known| known.revision <= principal.revision) {
+                    tables.principals.insert(key, Arc::new(principal.clone()));
+                }
+            }
+            (LogId::Control(id), Entity::Key(key)) => {
+                let known = tables.keys.get(&key.id);
+                if known.is_none_or(|(_, known)| !known.revoked) {
+                    tables.keys.insert(key.id.clone(), (id.clone(), Arc::new(key.clone())));
+                }
+            }
+            (LogId::Control(id), Entity::History(history)) => {
+                let revision = |history: &PolicyHistory| {
+                    history.publications.last().map_or(0, |publication| publication.revision)
+                };
+                let known = tables.histories.get(id).map_or(0, revision);
+                if known <= revision(history) {
+                    tables.histories.insert(id.clone(), history.clone());
+                }
+            }
+            _ => debug_assert_eq!(stream.kind, Kind::Policy, "what is not kept here is a draft"),
+        }
+    }
+
+    pub(crate) fn tenants(&self) -> Vec<Tenant> {
+        self.0.read().tenants.values().cloned().collect()
+    }
+
+    pub(crate) fn tenant(&self, id: &TenantId) -> Option<Tenant> {
+        self.0.read().tenants.get(id).cloned()
+    }
+
+    pub(crate) fn workspace(&self, tenant: &TenantId, id: &WorkspaceId) -> Option<Workspace> {
+        self.0.read().workspaces.get(&(tenant.clone(), id.clone())).cloned()
+    }
+
+    pub(crate) fn workspaces(&self, tenant: &TenantId) -> Vec<Workspace> {
+        let tables = self.0.read();
+        tables
+            .workspaces
+            .iter()
+            .filter(|((owner, _), _)| owner == tenant)
+            .map(|(_, workspace)| workspace.clone())
+            .collect()
+    }
+
+    pub(crate) fn principal(&self, tenant: &TenantId, id: &PrincipalId) -> Option<Arc<Principal>> {
+        self.0.read().principals.get(&(tenant.clone(), id.clone())).cloned()
+    }
+
+    pub(crate) fn key(&self, id: &str) -> Option<(TenantId, Arc<ApiKey>)> {
+        self.0.read().keys.get(id).cloned()
+    }
+
+    /// Whether somebody other than its author put this revision of the tenant's policy into
+    /// force. Revision 0, no policy at all, needs nobody.
+    pub(crate) fn reviewed(&self, tenant: &TenantId, revision: u64) -> bool {
+        let tables = self.0.read();
+        let publications = tables.histories.get(tenant).map(|history| &history.publications);
+        // The one in force is the last, or the one before while another is being installed.
+        let published = publications
+            .and_then(|all| all.iter().rev().find(|publication| publication.revision == revision));
+        revision == 0 || published.is_some_and(Publication::reviewed)
+    }
+
+    pub(crate) fn history(&self, tenant: &TenantId) -> PolicyHistory {
+        self.0.read().histories.get(tenant).cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::control::Issue;
+    use kernel::ids::EnvironmentId;
+    use kernel::principal::{PrincipalKind, Role};
+    use kernel::values::{Digest, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn what_is_disabled_or_revoked_stays_so_whatever_comes_late() {
+        let (tenant, id) = (TenantId::new("acme").unwrap(), PrincipalId::new("usr_1").unwrap());
+        let principal = |revision, disabled| {
+            let roles = [Role::Viewer].into();
+            let (kind, created_at) = (PrincipalKind::User, Timestamp(0));
+            let id = id.clone();
+            Principal { id, kind, roles, account: None, disabled, revision, created_at }
+        };
+        let key = |revoked| {
+            let issue = Box::new(Issue {
+                principal: id.clone(),
+                secret: Digest::of(b""),
+                workspace: WorkspaceId::new("main").unwrap(),
+                environment: EnvironmentId::new("dev").unwrap(),
+                expires_at: None,
+                rate_per_min: 1,
+            });
+            ApiKey { id: "key_1".to_owned(), issue, revoked, created_at: Timestamp(0) }
+        };
+        let directory = Directory::default();
+        let take = |entity| {
+            let stream = Stream::new(Kind::Principal, "any");
+            directory.take(&LogId::Control(tenant.clone()), &stream, &State::Control(entity));
+        };
+        for (revision, disabled) in [(1, false), (3, true), (2, false)] {
+            take(Entity::Principal(principal(revision, disabled)));
+        }
+        for revoked in [false, true, false] {
+            take(Entity::Key(key(revoked)));
+        }
+        assert!(directory.principal(&tenant, &id).unwrap().disabled);
+        assert!(directory.key("key_1").unwrap().1.revoked);
+    }
+}

@@ -1,0 +1,216 @@
+//! Evidence: bundles for strangers, exported and verified.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kernel::action;
+use kernel::dsse::Envelope;
+use kernel::limits::BUNDLE_RECEIPTS_MAX;
+use kernel::machine::{Change, Kind, State};
+use kernel::receipt::{LogId, Statement};
+use kernel::values::Digest;
+use kernel::verify::Trust;
+use ledger::evidence::{BundleReport, ExportRequest, Pinned, Selection, export, verify_bundle};
+use ledger::keys::Purpose;
+use proto::HttpBody;
+use proto::evidence::evidence_service_server::EvidenceService;
+use proto::evidence::{ExportEvidenceRequest, VerifyEvidenceResponse};
+use tonic::{Request, Response, Status};
+
+use crate::actions::check_place;
+use crate::error::{Refused, Result};
+use crate::ledger_api::size_of;
+use crate::shared::{Caller, Shared};
+
+/// Receipts read at a time.
+const PAGE: u32 = 512;
+
+/// Serves evidence.
+pub(crate) struct EvidenceApi(pub(crate) Arc<Shared>);
+
+type Reply<T> = std::result::Result<Response<T>, Status>;
+
+/// What the selected receipts say that belongs into a bundle.
+#[derive(Default)]
+struct Told {
+    /// The bundles of the policies that decided.
+    policies: BTreeSet<Digest>,
+    /// The actions that ended.
+    actions: BTreeSet<String>,
+    spent_micro_usd: i64,
+}
+
+impl Told {
+    fn read(&mut self, envelope: &[u8]) -> Result<()> {
+        let payload = Envelope::parse(envelope).map_err(Refused::internal)?.payload;
+        let statement = Statement::parse(&payload).map_err(Refused::internal)?;
+        for transition in statement.predicate.transitions {
+            let Change::Action(change) = transition.change else { continue };
+            let cost = match change {
+                action::Change::Decided { decision, .. } => {
+                    // Revision 0 is no policy at all.
+                    if decision.policy.revision > 0 {
+                        self.policies.insert(decision.policy.digest);
+                    }
+                    continue;
+                }
+                action::Change::Finished { outcome, .. } => outcome.cost,
+                action::Change::Reconciled { cost, .. } => cost,
+                _ => continue,
+            };
+            self.actions.insert(transition.stream.id);
+            self.spent_micro_usd = self.spent_micro_usd.saturating_add(cost.0);
+        }
+        Ok(())
+    }
+
+    fn cost(&self) -> serde_json::Value {
+        serde_json::json!({
+            "actions": self.actions.len(),
+            "spent_micro_usd": self.spent_micro_usd,
+        })
+    }
+}
+
+/// The receipts that a request asks for.
+fn select(shared: &Shared, log: &LogId, wire: &ExportEvidenceRequest) -> Result<Selection> {
+    if wire.action_id.is_empty() {
+        let to = match wire.to_index {
+            Some(to) => to,
+            None => size_of(&shared.ledger, log)?,
+        };
+        return Ok(Selection::Range { from: wire.from_index, to });
+    }
+    if wire.from_index > 0 || wire.to_index.is_some() {
+        return Err(Refused::invalid("name an action_id or a range of indices, not both"));
+    }
+    let Some(State::Action(action)) = shared.ledger.read(log, Kind::Action, &wire.action_id)?
+    else {
+        return Err(Refused::not_found("action"));
+    };
+    let mut indices: BTreeSet<u64> = action.receipts.iter().copied().collect();
+    if let Some(id) = &action.approval
+        && let Some(State::Approval(approval)) =
+            shared.ledger.read(log, Kind::Approval, id.as_str())?
+    {
+        // Votes before the last one move only the approval; they are part of the story.
+        indices.extend(approval.receipts.iter().copied());
+    }
+    Ok(Selection::Receipts(indices.into_iter().collect()))
+}
+
+/// Reads the selected receipts. A selection that is too large is left to the export to refuse.
+fn read(shared: &Shared, log: &LogId, selection: &Selection) -> Result<Told> {
+    let mut told = Told::default();
+    let store = shared.ledger.store();
+    match selection {
+        Selection::Range { from, to } if to.saturating_sub(*from) <= BUNDLE_RECEIPTS_MAX => {
+            let mut next = *from;
+            while next < *to {
+                let count = u32::try_from(to.saturating_sub(next)).unwrap_or(PAGE).min(PAGE);
+                let rows = store.receipts(log, next, count)?;
+                let Some(last) = rows.last() else { break };
+                next = last.index.saturating_add(1);
+                rows.iter().try_for_each(|row| told.read(&row.envelope))?;
+            }
+        }
+        Selection::Range { .. } => {}
+        Selection::Receipts(indices) => {
+            for index in indices {
+                let rows = store.receipts(log, *index, 1)?;
+                rows.iter().try_for_each(|row| told.read(&row.envelope))?;
+            }
+        }
+    }
+    Ok(told)
+}
+
+/// The bundles of these policies. One that is gone or was changed is not the one that decided, so
+/// it is not passed on: its decisions are denials that say so.
+fn bundles(
+    shared: &Shared,
+    tenant: &str,
+    digests: &BTreeSet<Digest>,
+) -> Result<Vec<(Digest, Vec<u8>)>> {
+    let mut bundles = Vec::new();
+    for digest in digests {
+        match shared.control.ledger.store().blob(tenant, *digest)? {
+            Some(bytes) if Digest::of(&bytes) == *digest => bundles.push((*digest, bytes)),
+            _ => tracing::warn!(tenant, %digest, "a policy bundle is gone or was changed"),
+        }
+    }
+    Ok(bundles)
+}
+
+fn exported(shared: &Shared, log: LogId, wire: &ExportEvidenceRequest) -> Result<Vec<u8>> {
+    let selection = select(shared, &log, wire)?;
+    let told = read(shared, &log, &selection)?;
+    let request = ExportRequest {
+        policies: bundles(shared, log.tenant(), &told.policies)?,
+        cost: told.cost(),
+        log,
+        selection,
+        full_log: wire.full_log,
+        created_at: shared.now(),
+    };
+    Ok(export(&shared.ledger, &request)?)
+}
+
+/// Checks a bundle with the keys of the caller's tenant and of the log that it is from.
+fn checked(shared: &Shared, caller: &Caller, bytes: &[u8]) -> Result<BundleReport> {
+    let own = caller.log();
+    let report = check_as(shared, &own, bytes)?;
+    let Some(origin) = report.origin.as_deref().filter(|_| !report.valid) else {
+        return Ok(report);
+    };
+    let mut logs = shared.ledger.store().logs()?;
+    logs.extend(shared.control.ledger.store().logs()?);
+    let other = logs.into_iter().find(|log| {
+        *log != own
+            && log.tenant() == caller.tenant.as_str()
+            && log.origin(shared.ledger.host()) == origin
+    });
+    match other {
+        // From another log of the tenant, whose checkpoints another key signs.
+        Some(log) => check_as(shared, &log, bytes),
+        None => Ok(report),
+    }
+}
+
+fn check_as(shared: &Shared, log: &LogId, bytes: &[u8]) -> Result<BundleReport> {
+    let keys = shared.ledger.keys();
+    let origin = log.origin(shared.ledger.host());
+    let pinned = Pinned {
+        keys: vec![keys.p256(log.tenant(), Purpose::Receipt)?.spki_der().to_vec()],
+        vkey: Some(keys.note(log.tenant(), &origin)?.verifier_key().clone()),
+        trust: Trust::Pinned,
+    };
+    Ok(verify_bundle(bytes, Some(&pinned)))
+}
+
+#[tonic::async_trait]
+impl EvidenceService for EvidenceApi {
+    async fn export_evidence(&self, request: Request<ExportEvidenceRequest>) -> Reply<HttpBody> {
+        let caller = crate::caller(&request)?;
+        let wire = request.into_inner();
+        check_place(&caller, &wire.workspace, "")?;
+        let shared = self.0.clone();
+        let exporting = tokio::task::spawn_blocking(move || exported(&shared, caller.log(), &wire));
+        let data = exporting.await.map_err(Refused::internal)??;
+        let content_type = "application/x-tar".to_owned();
+        Ok(Response::new(HttpBody { content_type, data, extensions: Vec::new() }))
+    }
+
+    async fn verify_evidence(&self, request: Request<HttpBody>) -> Reply<VerifyEvidenceResponse> {
+        let caller = crate::caller(&request)?;
+        let bytes = request.into_inner().data;
+        let shared = self.0.clone();
+        let checking = tokio::task::spawn_blocking(move || checked(&shared, &caller, &bytes));
+        let report = checking.await.map_err(Refused::internal)??;
+        Ok(Response::new(VerifyEvidenceResponse {
+            valid: report.valid,
+            receipts: u32::try_from(report.receipts).unwrap_or(u32::MAX),
+            errors: report.errors,
+        }))
+    }
+}

@@ -1,0 +1,45 @@
+//! The gRPC face of the services: the same handlers, on the same port.
+
+use std::sync::Arc;
+
+use axum::Router;
+use proto::accounts::accounts_service_server::AccountsServiceServer;
+use proto::actions::actions_service_server::ActionsServiceServer;
+use proto::approvals::approvals_service_server::ApprovalsServiceServer;
+use proto::evidence::evidence_service_server::EvidenceServiceServer;
+use proto::identity::identity_service_server::IdentityServiceServer;
+use proto::ledger::ledger_service_server::LedgerServiceServer;
+use proto::policies::policies_service_server::PoliciesServiceServer;
+use proto::receipts::receipts_service_server::ReceiptsServiceServer;
+use proto::system::system_service_server::SystemServiceServer;
+use proto::tools::tools_service_server::ToolsServiceServer;
+use tonic::server::NamedService;
+
+use crate::limits;
+use crate::start::Served;
+
+/// Every service under its gRPC name.
+pub(crate) fn router(services: &Served) -> Router {
+    macro_rules! serve {
+        ($router:expr, $server:ident, $service:ident) => {{
+            let server = $server::from_arc(Arc::clone(&services.$service))
+                .max_decoding_message_size(limits::RAW_BODY_BYTES_MAX);
+            $router.route_service(&path_of(&server), server)
+        }};
+    }
+    let router = Router::new();
+    let router = serve!(router, AccountsServiceServer, accounts);
+    let router = serve!(router, ActionsServiceServer, actions);
+    let router = serve!(router, ApprovalsServiceServer, approvals);
+    let router = serve!(router, EvidenceServiceServer, evidence);
+    let router = serve!(router, IdentityServiceServer, identity);
+    let router = serve!(router, LedgerServiceServer, ledger);
+    let router = serve!(router, PoliciesServiceServer, policies);
+    let router = serve!(router, ReceiptsServiceServer, receipts);
+    let router = serve!(router, SystemServiceServer, system);
+    serve!(router, ToolsServiceServer, tools)
+}
+
+fn path_of<S: NamedService>(_: &S) -> String {
+    format!("/{}/{{method}}", S::NAME)
+}

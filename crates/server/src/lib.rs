@@ -1,0 +1,37 @@
+//! The daemon: identity, decisions, approvals, actions and proof behind REST and gRPC.
+
+mod accounts;
+mod actions;
+mod approvals;
+mod auth;
+mod config;
+mod directory;
+mod error;
+mod evidence;
+mod grpc;
+mod identity;
+mod identity_api;
+mod ledger_api;
+pub mod limits;
+mod listen;
+mod metrics;
+mod paging;
+mod policies;
+mod rate;
+mod receipts;
+mod shared;
+mod start;
+mod system;
+mod tools;
+mod waiters;
+
+pub use config::{Config, Error as ConfigError, Overrides, Policy as PolicyConfig, Tls};
+pub use start::{Credentials, Error as StartError, Running, start};
+
+use crate::shared::Caller;
+
+/// Who asks: the middleware has put it there.
+fn caller<T>(request: &tonic::Request<T>) -> Result<Caller, tonic::Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| error::Refused::internal("a route without a caller").into())
+}

@@ -1,0 +1,44 @@
+//! Every bound of the server, in one place.
+
+use std::time::Duration;
+
+/// Bytes of a JSON request body: parameters of 1 MiB as a JSON string and what is around them.
+pub const BODY_BYTES_MAX: usize = 2 << 20;
+/// Bytes of a raw request body: an evidence bundle of 10,000 receipts is about 40 MB.
+pub const RAW_BODY_BYTES_MAX: usize = 64 << 20;
+/// How long a submit waits for its action where the request does not say.
+pub const WAIT_MS_DEFAULT: u32 = 10_000;
+/// How long a submit may wait.
+pub const WAIT_MS_MAX: u32 = 60_000;
+/// Bytes of an idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Bytes of a reason or a name.
+pub const TEXT_BYTES_MAX: usize = 2_000;
+/// Types of data that a claim may name.
+pub const DATA_TYPES_MAX: usize = 32;
+/// Items on a page of a list where the request does not say.
+pub const PAGE_SIZE_DEFAULT: u32 = 50;
+/// Items on a page of a list.
+pub const PAGE_SIZE_MAX: u32 = 200;
+/// Pages that a list reads to fill one with what its caller may see.
+pub const PAGES_PASSED_OVER_MAX: u32 = 8;
+/// Requests a minute where a key does not say.
+pub const RATE_PER_MIN_DEFAULT: u32 = 60_000;
+/// Requests a minute that a key may have.
+pub const RATE_PER_MIN_MAX: u32 = 6_000_000;
+/// Actions from the queue that run at once.
+pub const QUEUE_CONCURRENCY: usize = 64;
+/// How long the queue rests where nothing is due and nothing wakes it.
+pub const QUEUE_IDLE: Duration = Duration::from_secs(1);
+/// How long the queue leaves alone what it could not handle.
+pub const QUEUE_REST: Duration = Duration::from_secs(1);
+/// How often a submit decides anew because policy changed under it.
+pub const DECIDE_AGAIN_MAX: u32 = 4;
+/// The first delay before another attempt; it doubles with each.
+pub const RETRY_BASE_MS: i64 = 200;
+/// The longest delay before another attempt.
+pub const RETRY_MAX_MS: i64 = 60_000;
+/// How often keys of old content are destroyed.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How long a stopping server waits for requests under way, and then for actions.
+pub const STOP_WAIT: Duration = Duration::from_secs(10);

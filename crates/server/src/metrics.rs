@@ -1,0 +1,127 @@
+//! What Prometheus scrapes.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Buckets of a duration: from 50 µs to about 26 s, each twice the one before.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_05, 2.0, 20))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    rpc: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStatus {
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByStage {
+    stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByEffect {
+    effect: String,
+}
+
+/// A part of an action's way through the server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stage {
+    /// Reading, checking and digesting the request.
+    Prepare,
+    /// Asking policy.
+    Decide,
+    /// Making the permit durable.
+    Permit,
+    /// The tool.
+    Execute,
+    /// Making the outcome durable.
+    Outcome,
+}
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Decide => "decide",
+            Self::Permit => "permit",
+            Self::Execute => "execute",
+            Self::Outcome => "outcome",
+        }
+    }
+}
+
+/// Every metric.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Family<Request, Counter>,
+    seconds: Family<ByStage, Histogram, fn() -> Histogram>,
+    actions: Family<ByStatus, Counter>,
+    decisions: Family<ByEffect, Counter>,
+    latency: Histogram,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("tally");
+        let requests = Family::<Request, Counter>::default();
+        registry.register("requests", "Requests by rpc and HTTP status", requests.clone());
+        let latency = durations();
+        registry.register_with_unit(
+            "request_duration",
+            "Time to answer a request",
+            Unit::Seconds,
+            latency.clone(),
+        );
+        let seconds: Family<ByStage, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(durations);
+        registry.register_with_unit(
+            "action_stage_duration",
+            "Time of each stage of an action",
+            Unit::Seconds,
+            seconds.clone(),
+        );
+        let actions = Family::<ByStatus, Counter>::default();
+        registry.register("actions", "Actions by the state that they reached", actions.clone());
+        let decisions = Family::<ByEffect, Counter>::default();
+        registry.register("decisions", "Decisions by effect", decisions.clone());
+        Self { registry, requests, seconds, actions, decisions, latency }
+    }
+
+    pub(crate) fn request(&self, rpc: &'static str, status: u16, took: Duration) {
+        self.requests.get_or_create(&Request { rpc, status }).inc();
+        self.latency.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn stage(&self, stage: Stage, took: Duration) {
+        let label = ByStage { stage: stage.as_str() };
+        self.seconds.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn action(&self, status: &'static str) {
+        self.actions.get_or_create(&ByStatus { status }).inc();
+    }
+
+    pub(crate) fn decision(&self, effect: kernel::decision::Effect) {
+        let effect = format!("{effect:?}").to_ascii_lowercase();
+        self.decisions.get_or_create(&ByEffect { effect }).inc();
+    }
+
+    /// The text that Prometheus reads.
+    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

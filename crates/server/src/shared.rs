@@ -1,0 +1,208 @@
+//! What every handler works with.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use connectors::Tools;
+use kernel::control::Principal;
+use kernel::ids::{ActionId, ApprovalId, EnvironmentId, PrincipalId, TenantId, WorkspaceId};
+use kernel::machine::Command;
+use kernel::principal::{ActorChain, PrincipalKind, Role, permitted};
+use kernel::receipt::LogId;
+use kernel::values::{Digest, Timestamp};
+use kernel::{limits as kernel_limits, machine, reservation};
+use ledger::content::Vault;
+use ledger::{Batch, Clock, Committed, Ledger};
+use policy::PolicyPoint;
+use std::collections::BTreeSet;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::directory::Directory;
+use crate::error::{Refused, Result};
+use crate::metrics::Metrics;
+use crate::waiters::Waiters;
+
+/// The control plane: what may exist.
+pub(crate) struct Control {
+    pub(crate) ledger: Ledger,
+    pub(crate) vault: Vault,
+    pub(crate) directory: Directory,
+    /// Held while a tenant is made.
+    pub(crate) founding: tokio::sync::Mutex<()>,
+}
+
+/// Everything that handlers share.
+pub(crate) struct Shared {
+    pub(crate) control: Control,
+    pub(crate) ledger: Ledger,
+    pub(crate) vault: Vault,
+    pub(crate) policy: PolicyPoint,
+    pub(crate) tools: Tools,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    pub(crate) waiters: Waiters,
+    /// The attempts under way: a server that stops lets them end.
+    pub(crate) running: TaskTracker,
+    /// Wakes the queue.
+    pub(crate) queue: Notify,
+    pub(crate) config: crate::Config,
+}
+
+/// The system's clock.
+pub(crate) fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    })
+}
+
+/// Who asks, by their credential.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) tenant: TenantId,
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) environment: EnvironmentId,
+    pub(crate) id: PrincipalId,
+    pub(crate) kind: PrincipalKind,
+    pub(crate) roles: BTreeSet<Role>,
+    pub(crate) revision: u64,
+    pub(crate) account: Option<kernel::ids::AccountId>,
+    pub(crate) trace_id: Option<String>,
+    pub(crate) idempotency_key: Option<String>,
+}
+
+impl Caller {
+    /// `principal`, where a credential or an earlier request says that it acts.
+    pub(crate) fn new(
+        tenant: TenantId,
+        workspace: WorkspaceId,
+        environment: EnvironmentId,
+        principal: &Principal,
+    ) -> Self {
+        Self {
+            tenant,
+            workspace,
+            environment,
+            id: principal.id.clone(),
+            kind: principal.kind,
+            roles: principal.roles.clone(),
+            revision: principal.revision,
+            account: principal.account.clone(),
+            trace_id: None,
+            idempotency_key: None,
+        }
+    }
+
+    /// The log of the caller's workspace.
+    pub(crate) fn log(&self) -> LogId {
+        LogId::Workspace(self.tenant.clone(), self.workspace.clone())
+    }
+
+    /// The control log of the caller's tenant.
+    pub(crate) fn control_log(&self) -> LogId {
+        LogId::Control(self.tenant.clone())
+    }
+
+    /// Who acts for whom.
+    pub(crate) fn actors(&self) -> ActorChain {
+        ActorChain::direct(self.id.clone(), self.kind)
+    }
+
+    /// Whether the caller may see what `actors` asked for, by `permission`: an agent only what it
+    /// takes part in, every other role that has the permission everything of the workspace.
+    pub(crate) fn sees(&self, permission: &str, actors: &ActorChain) -> bool {
+        let others = self.roles.iter().filter(|role| **role != Role::Agent);
+        actors.contains(&self.id) || permitted(others, permission)
+    }
+
+    /// Reserves the caller's idempotency key for what the request makes: the id of the stream and
+    /// the input. `endpoint` and `body` tell one request from another.
+    pub(crate) fn reserve(
+        &self,
+        endpoint: &str,
+        body: Digest,
+        target: &str,
+        now: Timestamp,
+    ) -> Option<(String, reservation::Input)> {
+        let key = self.idempotency_key.as_ref()?;
+        let scope = [self.tenant.as_str(), self.id.as_str(), endpoint, key].join("\n");
+        let input = reservation::Input {
+            body,
+            target: target.to_owned(),
+            until: now.plus_micros(kernel_limits::RESULT_TTL_MICROS),
+        };
+        Some((Digest::of(scope.as_bytes()).hex(), input))
+    }
+}
+
+/// A new time-ordered id: `prefix` and 26 characters.
+pub(crate) fn new_id(prefix: &str) -> String {
+    format!("{prefix}_{}", ulid::Ulid::generate().to_string().to_ascii_lowercase())
+}
+
+pub(crate) fn new_action_id() -> Result<ActionId> {
+    ActionId::new(new_id("act")).map_err(Refused::internal)
+}
+
+pub(crate) fn new_approval_id() -> Result<ApprovalId> {
+    ApprovalId::new(new_id("apr")).map_err(Refused::internal)
+}
+
+/// What a mutation of the control plane came to.
+pub(crate) enum Mutated {
+    /// It was made now.
+    Fresh(Committed),
+    /// The same request made this before.
+    Repeat(String),
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// Commits to a control log and moves the directory on.
+    pub(crate) async fn commit_control(&self, batch: Batch) -> Result<Committed> {
+        let log = batch.log.clone();
+        let committed = self.control.ledger.commit(batch).await?;
+        for (stream, state) in &committed.states {
+            self.control.directory.take(&log, stream, state);
+        }
+        Ok(committed)
+    }
+
+    /// Carries out a mutation once for each idempotency key: a repeat is answered by what the
+    /// first request made.
+    pub(crate) async fn mutate(
+        &self,
+        caller: &Caller,
+        endpoint: &str,
+        body: Digest,
+        target: &str,
+        mut batch: Batch,
+    ) -> Result<Mutated> {
+        if let Some((id, input)) = caller.reserve(endpoint, body, target, self.now()) {
+            let input = machine::Input::Reserve(input);
+            batch.commands.insert(0, Command::new(machine::Kind::Idempotency, id, input));
+        }
+        batch.trace_id = caller.trace_id.clone();
+        let log = batch.log.clone();
+        let plane = match log {
+            LogId::Workspace(..) => &self.ledger,
+            _ => &self.control.ledger,
+        };
+        match plane.commit(batch).await {
+            Ok(committed) => {
+                for (stream, state) in &committed.states {
+                    self.control.directory.take(&log, stream, state);
+                }
+                Ok(Mutated::Fresh(committed))
+            }
+            Err(ledger::Error::Refused(machine::Refusal::Duplicate { target })) => {
+                Ok(Mutated::Repeat(target))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

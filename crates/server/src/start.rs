@@ -1,0 +1,384 @@
+//! Starting: open the stores, load what is known, recover what was cut off, serve.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use connectors::transform::Worker;
+use connectors::{SystemResolver, Tools, ToolsConfig};
+use kernel::receipt::LogId;
+use ledger::content::Vault;
+use ledger::keys::{FileKeys, KeyProvider};
+use ledger::sqlite::Sqlite;
+use ledger::store::Store;
+use ledger::{Clock, Ledger, rebuild};
+use proto::identity::CreateKeyResponse;
+use proto::rest::{BodyLimits, Services};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::accounts::AccountsApi;
+use crate::actions::{ActionsApi, queue};
+use crate::approvals::ApprovalsApi;
+use crate::auth::{Gate, gate};
+use crate::directory::Directory;
+use crate::error::Refused;
+use crate::evidence::EvidenceApi;
+use crate::identity::Identity;
+use crate::identity_api::IdentityApi;
+use crate::ledger_api::LedgerApi;
+use crate::listen::{self, Listener};
+use crate::metrics::Metrics;
+use crate::policies::{self, PoliciesApi};
+use crate::receipts::ReceiptsApi;
+use crate::shared::{Control, Shared, system_clock};
+use crate::system::SystemApi;
+use crate::tools::ToolsApi;
+use crate::waiters::Waiters;
+use crate::{Config, ConfigError, grpc, limits};
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data folder cannot be used.
+    #[error("cannot use `{path}`")]
+    Data {
+        /// Which file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The ledger cannot be opened.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    /// The tools cannot be set up.
+    #[error(transparent)]
+    Tools(#[from] connectors::Error),
+    /// The server cannot listen.
+    #[error(transparent)]
+    Listen(#[from] listen::Error),
+    /// Something else went wrong while starting.
+    #[error("{0}")]
+    Start(String),
+}
+
+impl Error {
+    /// Whether it takes another configuration to start.
+    pub fn is_configuration(&self) -> bool {
+        let tls = matches!(self, Self::Listen(listen::Error::Tls { .. }));
+        tls || matches!(self, Self::Config(_) | Self::Tools(_))
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        Self::Start(refused.0.to_string())
+    }
+}
+
+/// The owner's way in, written on the first start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    /// Where the server listened then.
+    pub url: String,
+    /// The tenant.
+    pub tenant: String,
+    /// The workspace that the key is bound to.
+    pub workspace: String,
+    /// The environment that the key is bound to.
+    pub environment: String,
+    /// Whose key it is.
+    pub principal_id: String,
+    /// The API key.
+    pub key: String,
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Running {
+    url: String,
+    credentials: Option<PathBuf>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    running: TaskTracker,
+}
+
+impl Running {
+    /// Where it listens: `http://127.0.0.1:8480`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The file with the owner's key, where this was the first start.
+    pub fn credentials_path(&self) -> Option<&Path> {
+        self.credentials.as_deref()
+    }
+
+    /// Stops: no new requests, and requests and actions under way may end, for a while.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+        self.running.close();
+        if tokio::time::timeout(limits::STOP_WAIT, self.running.wait()).await.is_err() {
+            tracing::warn!("some actions did not end in time: the next start takes them up");
+        }
+    }
+
+    /// Returns when the server has stopped by itself.
+    pub async fn wait(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// Starts the server. It serves when this returns.
+pub async fn start(config: Config) -> Result<Running, Error> {
+    config.check()?;
+    let tools = tools(&config)?;
+    let listener = Listener::bind(&config.listen, config.tls.as_ref()).await?;
+    let url = format!("{}://{}", listener.scheme(), listener.address);
+    let shared = Arc::new(open(config, tools)?);
+    queue::recover(&shared).await?;
+    let credentials = first_start(&shared, &url).await?;
+    for tenant in shared.control.directory.tenants() {
+        policies::install(&shared, &tenant.id)?;
+    }
+    let running = shared.running.clone();
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    tasks.spawn(queue::serve(shared.clone(), stop.clone()));
+    tasks.spawn(confirm(shared.clone(), stop.clone()));
+    tasks.spawn(sweep(shared.clone(), stop.clone()));
+    tasks.spawn(listener.serve(router(shared), stop.clone()));
+    tasks.close();
+    Ok(Running { url, credentials, stop, tasks, running })
+}
+
+/// Opens stores and keys; loads the control plane.
+fn open(config: Config, tools: Tools) -> Result<Shared, Error> {
+    let data = |source| Error::Data { path: config.data.clone(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data).map_err(data)?;
+    lock(&config.data)?;
+    let clock: Clock = system_clock();
+    let keys: Arc<dyn KeyProvider> = Arc::new(FileKeys::open(&config.data.join("keys"))?);
+    let open = |file: &str| Sqlite::open(&config.data.join(file)).map(Arc::new);
+    let plane = |store| Ledger::start(store, keys.clone(), clock.clone(), &config.host);
+    let control = open("control.sqlite")?;
+    fold_control(control.as_ref(), keys.as_ref(), &config.host)?;
+    let control = plane(control)?;
+    let runtime = plane(open("runtime.sqlite")?)?;
+    let limits = policy::Config {
+        confirmation_ttl_s: config.policy.ttl_s.into(),
+        decision_limit_ms: config.policy.decision_limit_ms,
+    };
+    let control_key = policies::control_key(keys.as_ref()).map_err(Error::Start)?;
+    Ok(Shared {
+        control: Control {
+            directory: Directory::load(&control)?,
+            vault: Vault::new(control.clone(), keys.clone()),
+            ledger: control,
+            founding: tokio::sync::Mutex::default(),
+        },
+        vault: Vault::new(runtime.clone(), keys),
+        ledger: runtime,
+        policy: policy::PolicyPoint::new(&limits, control_key, clock.clone()),
+        tools,
+        clock,
+        metrics: Metrics::new(),
+        waiters: Waiters::default(),
+        running: TaskTracker::new(),
+        queue: tokio::sync::Notify::new(),
+        config,
+    })
+}
+
+/// Who may do what, and which policy is in force, is believed from receipts that verify alone:
+/// states that differ from what these fold to are made anew. Control logs are small.
+fn fold_control(store: &dyn Store, keys: &dyn KeyProvider, host: &str) -> Result<(), Error> {
+    for log in store.logs()? {
+        let report = rebuild::verify_log(store, host, keys, &log)?;
+        if let Some(error) = report.errors.first() {
+            let log = report.origin;
+            return Err(Error::Start(format!("the log `{log}` does not verify: {error}")));
+        }
+        let differences = rebuild::diff(store, &log)?;
+        for difference in &differences {
+            let stream = &difference.stream;
+            tracing::error!(%stream, log = report.origin, "a state differs from its log");
+        }
+        if !differences.is_empty() {
+            rebuild::rebuild(store, &log)?;
+        }
+    }
+    Ok(())
+}
+
+fn tools(config: &Config) -> Result<Tools, Error> {
+    let read = |path: &PathBuf| {
+        let failed = |source| ConfigError::Read { path: path.clone(), source };
+        fs::read_to_string(path).map_err(failed)
+    };
+    let program = std::env::current_exe()
+        .map_err(|source| Error::Data { path: PathBuf::from("the program itself"), source })?;
+    Ok(Tools::new(ToolsConfig {
+        grants: config.grants.clone(),
+        prices: config.prices.clone(),
+        jq_worker: Some(Worker { program, args: vec!["internal".into(), "jq".into()] }),
+        extra_ca_pem: config.extra_ca.as_ref().map(read).transpose()?,
+        resolver: Arc::new(SystemResolver),
+    })?)
+}
+
+/// One server for one data folder. The lock lives as long as the process.
+fn lock(data: &Path) -> Result<(), Error> {
+    let path = data.join("lock");
+    let failed = |source| Error::Data { path: path.clone(), source };
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {
+            // Kept open on purpose: closing it would give up the lock.
+            std::mem::forget(file);
+            Ok(())
+        }
+        Err(error) => {
+            Err(Error::Start(format!("`{}` is in use by another server: {error}", path.display())))
+        }
+    }
+}
+
+/// Makes the first tenant and writes its owner's key, on the first start.
+async fn first_start(shared: &Arc<Shared>, url: &str) -> Result<Option<PathBuf>, Error> {
+    if shared.control.ledger.store().head(&LogId::System)?.is_some() {
+        return Ok(None);
+    }
+    let path = shared.config.data.join("credentials.json");
+    let config = &shared.config;
+    let keep = |owner: CreateKeyResponse| {
+        let credentials = Credentials {
+            url: url.to_owned(),
+            tenant: config.tenant.clone(),
+            workspace: owner.workspace,
+            environment: owner.environment,
+            principal_id: owner.principal_id,
+            key: owner.key,
+        };
+        write_credentials(&path, &credentials)
+    };
+    Identity(shared.clone()).create_first_tenant(&config.tenant, keep).await?;
+    Ok(Some(path))
+}
+
+fn write_credentials(path: &Path, credentials: &Credentials) -> Result<(), Error> {
+    let failed = |source| Error::Data { path: path.to_owned(), source };
+    let text = serde_json::to_string_pretty(credentials)
+        .map_err(|error| Error::Start(error.to_string()))?;
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// Confirms every policy, as often as the configuration says.
+async fn confirm(shared: Arc<Shared>, stop: CancellationToken) {
+    let policy = &shared.config.policy;
+    let every = policy.confirm_every_s.unwrap_or_else(|| (policy.ttl_s / 3).max(1));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(every.into())) => {}
+        }
+        if let Err(refused) = policies::confirm_all(&shared) {
+            tracing::error!(error = %refused.0, "policies could not be confirmed");
+        }
+    }
+}
+
+/// Destroys the keys of content whose time is over.
+async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        let sweeping = shared.clone();
+        let swept = tokio::task::spawn_blocking(move || sweeping.vault.sweep(sweeping.now())).await;
+        if let Ok(Err(error)) = swept {
+            tracing::error!(%error, "old content could not be destroyed");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(limits::SWEEP_EVERY) => {}
+        }
+    }
+}
+
+/// The services, as REST and gRPC share them.
+pub(crate) type Served = Services<
+    AccountsApi,
+    ActionsApi,
+    ApprovalsApi,
+    EvidenceApi,
+    IdentityApi,
+    LedgerApi,
+    PoliciesApi,
+    ReceiptsApi,
+    SystemApi,
+    ToolsApi,
+>;
+
+/// Every surface, behind the one gate.
+fn router(shared: Arc<Shared>) -> Router {
+    let identity = Identity(shared.clone());
+    let services: Served = Services {
+        accounts: Arc::new(AccountsApi(shared.clone())),
+        actions: Arc::new(ActionsApi(shared.clone())),
+        approvals: Arc::new(ApprovalsApi(shared.clone())),
+        evidence: Arc::new(EvidenceApi(shared.clone())),
+        identity: Arc::new(IdentityApi(identity)),
+        ledger: Arc::new(LedgerApi(shared.clone())),
+        policies: Arc::new(PoliciesApi(shared.clone())),
+        receipts: Arc::new(ReceiptsApi(shared.clone())),
+        system: Arc::new(SystemApi(shared.clone())),
+        tools: Arc::new(ToolsApi(shared.clone())),
+    };
+    let grpc = grpc::router(&services);
+    let body = BodyLimits { json: limits::BODY_BYTES_MAX, raw: limits::RAW_BODY_BYTES_MAX };
+    let metrics = shared.clone();
+    proto::rest::router(services, body)
+        .route("/metrics", get(move || async move { show_metrics(&metrics) }))
+        .route("/openapi.json", get(openapi))
+        .merge(grpc)
+        .fallback(proto::rest::not_found)
+        .layer(axum::middleware::from_fn_with_state(Gate::new(shared), gate))
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(http::header::CONTENT_TYPE, "application/json")], proto::OPENAPI_JSON)
+}
+
+fn show_metrics(shared: &Shared) -> axum::response::Response {
+    const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match shared.metrics.text() {
+        Ok(text) => ([(http::header::CONTENT_TYPE, TYPE)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics");
+            http::StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

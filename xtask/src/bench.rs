@@ -1,0 +1,16 @@
+//! `cargo xtask bench NAME`: the measurements, which live in the crate `bench`.
+
+use anyhow::{Result, bail};
+
+use crate::repo;
+
+const NAMES: [&str; 4] = ["action", "ledger", "policy", "verify"];
+
+pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
+    if !NAMES.contains(&name) {
+        bail!("no benchmark `{name}`: name one of {}", NAMES.join(", "));
+    }
+    let mut cargo = repo::cargo();
+    cargo.args(["run", "--release", "--quiet", "--package", "bench", "--", name]).args(args);
+    repo::run(&mut cargo)
+}

@@ -1,0 +1,62 @@
+//! The one toolbox of the repository: `cargo xtask COMMAND`.
+
+mod bench;
+mod deny;
+mod generate;
+mod kill;
+mod licences;
+mod repo;
+mod test;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  test [--fast] [--deny]   every check and every test; --fast leaves out clippy, buf, openssl and
+                           wasm32; --deny adds cargo-deny, which takes minutes to build once
+  ci                       what .ci/run calls: test, all of it
+  tidy [--check]           rustfmt, then the house rules; --check changes no file
+  gen [--check]            write generated files; --check fails when one has drifted
+  licences                 the licences of all dependencies against deny.toml, in a second
+  deny                     cargo-deny: bans, licences and sources
+  bench NAME [ARG...]      measure: action, ledger, policy or verify
+  kill [ROUNDS]            kill -9 the daemon under load and restart it, ROUNDS times";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<()> {
+    match args {
+        ["test", options @ ..] => test::run(test::Options::parse(options)?),
+        ["ci"] => test::run(test::Options::default()),
+        ["tidy"] => tidy::run(tidy::Mode::Format),
+        ["tidy", "--check"] => tidy::run(tidy::Mode::Check),
+        ["gen"] => generate::write(),
+        ["gen", "--check"] => generate::check(),
+        ["licences"] => licences::check(),
+        ["deny"] => deny::run(),
+        ["bench", name, rest @ ..] => bench::run(name, rest),
+        ["kill"] => kill::run(kill::ROUNDS_DEFAULT),
+        ["kill", rounds] => kill::run(kill::parse_rounds(rounds)?),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        [] => bail!("name a command\n{USAGE}"),
+        _ => bail!("unknown command or option `{}`\n{USAGE}", args.join(" ")),
+    }
+}
