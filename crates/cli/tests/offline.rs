@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::common::{Server, action, allow_all, assert_code, json, tally};
 
+use proto::actions::action::State;
 use proto::identity::principal::Kind;
 use rusqlite::Connection;
 use serde_json::json as value;
@@ -38,6 +39,7 @@ async fn the_logs_of_a_stopped_server_verify_and_rebuild() {
     let agent = server.principal(Kind::Agent, &["agent"]).await;
     let params = value!({"input": [1, 2], "filter": "length"});
     let done = agent.submit_action(&action("core.json_transform", &params), None).await.unwrap();
+    assert_eq!(done.state(), State::Executed, "{:?}", done.error);
     let online = server.tally(&server.owner_key(), &["ledger", "verify", "--workspace", "main"]);
     assert_code(&online, 0);
 

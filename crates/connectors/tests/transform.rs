@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if std::env::args().nth(1).as_deref() == Some("worker") {
         return Ok(worker_main()?);
     }
-    let worker = Worker { program: std::env::current_exe()?, args: vec!["worker".into()] };
+    let worker =
+        Worker { program: std::env::current_exe()?, args: vec!["worker".into()], env: vec![] };
     let tools = Tools::new(ToolsConfig { jq_worker: Some(worker), ..ToolsConfig::default() })?;
     tokio::runtime::Runtime::new()?.block_on(async {
         puts_out(&tools).await;

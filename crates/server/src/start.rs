@@ -230,10 +230,13 @@ fn tools(config: &Config) -> Result<Tools, Error> {
     };
     let program = std::env::current_exe()
         .map_err(|source| Error::Data { path: PathBuf::from("the program itself"), source })?;
+    // The program's allocator: what it would reserve is more than the worker may have.
+    let env = vec![("MIMALLOC_ARENA_RESERVE".into(), "0".into())];
+    let jq_worker = Worker { program, args: vec!["internal".into(), "jq".into()], env };
     Ok(Tools::new(ToolsConfig {
         grants: config.grants.clone(),
         prices: config.prices.clone(),
-        jq_worker: Some(Worker { program, args: vec!["internal".into(), "jq".into()] }),
+        jq_worker: Some(jq_worker),
         extra_ca_pem: config.extra_ca.as_ref().map(read).transpose()?,
         resolver: Arc::new(SystemResolver),
     })?)

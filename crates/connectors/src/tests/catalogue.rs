@@ -13,7 +13,7 @@ use crate::{Tools, ToolsConfig};
 fn all(prices: &[(&str, i64)]) -> Result<Tools, crate::Error> {
     let prices: BTreeMap<_, _> =
         prices.iter().map(|(id, n)| (ToolId::new(id).unwrap(), MicroUsd(*n))).collect();
-    let jq_worker = Some(Worker { program: "/bin/false".into(), args: Vec::new() });
+    let jq_worker = Some(Worker { program: "/bin/false".into(), args: vec![], env: vec![] });
     Tools::new(ToolsConfig { prices, jq_worker, ..ToolsConfig::default() })
 }
 

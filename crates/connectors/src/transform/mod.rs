@@ -31,6 +31,9 @@ pub struct Worker {
     pub program: PathBuf,
     /// What tells it to be a worker.
     pub args: Vec<OsString>,
+    /// All of its environment. Its address space is limited, so what sets memory aside in
+    /// advance, as allocators do, must be told here not to.
+    pub env: Vec<(OsString, OsString)>,
 }
 
 /// What a worker answers.
@@ -110,6 +113,7 @@ impl Transform {
         Command::new(&self.worker.program)
             .args(&self.worker.args)
             .env_clear()
+            .envs(self.worker.env.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
