@@ -2,6 +2,7 @@
 
 mod bench;
 mod deny;
+mod foreign;
 mod generate;
 mod kill;
 mod licences;
@@ -9,6 +10,7 @@ mod repo;
 mod test;
 mod tidy;
 mod tools;
+mod wasm;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,8 @@ usage: cargo xtask COMMAND
   gen [--check]            write generated files; --check fails when one has drifted
   licences                 the licences of all dependencies against deny.toml, in a second
   deny                     cargo-deny: bans, licences and sources
+  wasm                     the verifier for browsers and Node, built small and tested
+  foreign                  install the verifiers of others that tests need; prints variables
   bench NAME [ARG...]      measure: action, ledger, policy or verify
   kill [ROUNDS]            kill -9 the daemon under load and restart it, ROUNDS times";
 
@@ -49,6 +53,8 @@ fn run(args: &[&str]) -> Result<()> {
         ["gen", "--check"] => generate::check(),
         ["licences"] => licences::check(),
         ["deny"] => deny::run(),
+        ["wasm"] => wasm::run(),
+        ["foreign"] => foreign::run(),
         ["bench", name, rest @ ..] => bench::run(name, rest),
         ["kill"] => kill::run(kill::ROUNDS_DEFAULT),
         ["kill", rounds] => kill::run(kill::parse_rounds(rounds)?),

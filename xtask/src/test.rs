@@ -1,14 +1,16 @@
 //! `cargo xtask test`: every check and every test, the cheap ones first.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{deny, generate, licences, repo, tidy, tools};
+use crate::{deny, foreign, generate, licences, repo, tidy, tools, wasm};
 
-const WASM: &str = "wasm32-unknown-unknown";
+/// What the tests get in place of a verifier in WebAssembly that cannot be built here.
+const NOT_CHECKED: &str = "not-checked";
 
 /// What to leave out or add.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,10 +48,16 @@ pub(crate) fn run(options: Options) -> Result<()> {
         report.check("clippy", clippy);
     }
     report.check("gen", generate::check);
-    report.stage("tests", cargo_test);
+    let mut found = Vec::new();
     if !options.fast {
-        wasm(&mut report);
+        report.check("foreign verifiers", || {
+            found.push((foreign::PYTHON_VAR, foreign::python()?));
+            found.push((foreign::NODE_VAR, foreign::node_modules()?));
+            Ok(())
+        });
+        found.push((foreign::WASM_VAR, verifier(&mut report)));
     }
+    report.stage("tests", || cargo_test(&found));
     report.close()
 }
 
@@ -63,20 +71,24 @@ fn clippy() -> Result<()> {
     repo::run(&mut cargo)
 }
 
-/// The kernel built for the browser: it proves too that the kernel is pure.
-fn wasm(report: &mut Report) {
-    match tools::has_target(WASM) {
-        Ok(false) => println!("wasm32 build: NOT CHECKED (target not installed)"),
-        Ok(true) => report.check("wasm32 build", || {
-            repo::run(repo::cargo().args(["build", "--package", "kernel", "--target", WASM]))
-        }),
-        Err(error) => report.check("wasm32 build", || Err(error)),
+/// The verifier built for the browser, which proves too that the kernel is pure; where it is.
+fn verifier(report: &mut Report) -> PathBuf {
+    if let Err(error) = wasm::add_target() {
+        println!("== wasm32 verifier: NOT CHECKED ({error:#})\n");
+        return NOT_CHECKED.into();
     }
+    let mut built = PathBuf::new();
+    report.check("wasm32 verifier", || {
+        built = wasm::build(wasm::Build::Fast)?;
+        wasm::test(&built)
+    });
+    built
 }
 
-fn cargo_test() -> Result<Counts> {
+fn cargo_test(found: &[(&str, PathBuf)]) -> Result<Counts> {
     let mut cargo = repo::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
+    cargo.envs(found.iter().map(|(name, path)| (name, path)));
     let (mut counts, succeeded) = count_tests(&mut cargo)?;
     if !succeeded && counts.failed == 0 {
         println!("cargo test failed without a failing test: see above");

@@ -4,6 +4,7 @@
 pub mod account;
 pub mod action;
 pub mod approval;
+pub mod bundle;
 pub mod control;
 pub mod decision;
 pub mod dsse;
@@ -13,6 +14,7 @@ pub mod json;
 pub mod limits;
 pub mod machine;
 pub mod note;
+pub mod pem;
 pub mod permit;
 pub mod plan;
 pub mod principal;

@@ -218,6 +218,21 @@ pub enum Error {
     Time(u64),
 }
 
+impl Error {
+    /// A stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "receipt_malformed",
+            Self::TooLong(_) => "receipt_too_long",
+            Self::OtherLog { .. } => "receipt_other_log",
+            Self::Index { .. } => "receipt_index",
+            Self::Id(_) => "receipt_id",
+            Self::Chain(_) => "receipt_chain",
+            Self::Time(_) => "receipt_time",
+        }
+    }
+}
+
 impl Statement {
     /// The statement of one commit.
     pub fn new(log: &LogId, position: Position, time: Timestamp, body: Body) -> Self {

@@ -3,35 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kernel::bundle::{
+    self, CHECKPOINT, COST, Contents, Files, LOG, MANIFEST, Manifest, PREDICATE_TYPE, SUMS,
+    TILED_LOG_MAX, VERIFY, VKEY, archive,
+};
+pub use kernel::bundle::{BundleReport, Pinned};
 use kernel::dsse::{self, Envelope};
 use kernel::limits;
-use kernel::receipt::{LogId, STATEMENT_TYPE, Sha256, Subject};
+use kernel::pem;
+use kernel::receipt::{LogId, STATEMENT_TYPE};
 use kernel::tile;
 use kernel::values::{Digest, Timestamp};
-use serde::{Deserialize, Serialize};
 
-use crate::archive::{self, Files};
-pub use crate::check::{BundleReport, Pinned, verify_bundle, verify_path, verify_receipt};
-use crate::keys::{self, P256Signer, Purpose};
+pub use crate::folder::{verify_bundle, verify_path, verify_receipt};
+use crate::keys::{P256Signer, Purpose};
 use crate::proofs;
 use crate::store::{Head, ReceiptRow, Store};
 use crate::{Error, Ledger};
 
-/// The type of a manifest's predicate.
-pub const PREDICATE_TYPE: &str = "https://tally.dev/evidence/v1";
-/// Receipts of a log whose bundles have its hash tiles: they take 134 MB then. Beyond it each
-/// receipt still has its proof.
-pub const TILED_LOG_MAX: u64 = 1 << 22;
 /// Receipts read at a time.
 const PAGE: u32 = 512;
-
-pub(crate) const CHECKPOINT: &str = "log/checkpoint";
-pub(crate) const LOG: &str = "log/";
-pub(crate) const VKEY: &str = "keys/log.vkey";
-pub(crate) const COST: &str = "cost.json";
-pub(crate) const MANIFEST: &str = "manifest.dsse.json";
-pub(crate) const SUMS: &str = "SHA256SUMS";
-pub(crate) const VERIFY: &str = "VERIFY.md";
 const VERIFY_TEXT: &str = include_str!("evidence/VERIFY.md");
 
 /// Which receipts go into a bundle.
@@ -66,78 +57,6 @@ pub struct ExportRequest {
     pub created_at: Timestamp,
 }
 
-/// An in-toto statement whose subjects are all files of a bundle but itself.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Manifest {
-    #[serde(rename = "_type")]
-    pub(crate) statement_type: String,
-    pub(crate) subject: Vec<Subject>,
-    #[serde(rename = "predicateType")]
-    pub(crate) predicate_type: String,
-    pub(crate) predicate: Contents,
-}
-
-/// What a manifest says of its bundle.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Contents {
-    pub(crate) origin: String,
-    pub(crate) size: u64,
-    pub(crate) root: Digest,
-    pub(crate) receipts: u64,
-    pub(crate) full_log: bool,
-    pub(crate) created_us: Timestamp,
-}
-
-pub(crate) fn receipt_path(index: u64) -> String {
-    format!("receipts/{index}.dsse.json")
-}
-
-pub(crate) fn sigstore_path(index: u64) -> String {
-    format!("receipts/{index}.sigstore.json")
-}
-
-pub(crate) fn proof_path(index: u64) -> String {
-    format!("proofs/{index}.tlog-proof")
-}
-
-pub(crate) fn key_path(key_id: &Digest) -> String {
-    format!("keys/{}.pem", key_id.hex())
-}
-
-pub(crate) fn policy_path(digest: &Digest) -> String {
-    format!("policy/{}.tar.gz", digest.hex())
-}
-
-/// The Sigstore bundle (v0.3) of an envelope, whose bytes stand in it unchanged.
-pub(crate) fn sigstore_bundle(envelope: &[u8], key_id: &Digest) -> Vec<u8> {
-    let head = format!(
-        "{{\"mediaType\":\"application/vnd.dev.sigstore.bundle.v0.3+json\",\
-         \"verificationMaterial\":{{\"publicKey\":{{\"hint\":\"{}\"}}}},\"dsseEnvelope\":",
-        key_id.hex()
-    );
-    [head.as_bytes(), envelope, b"}"].concat()
-}
-
-/// The list that `sha256sum -c` reads: every file but the list itself and the manifest, which
-/// names the list.
-pub(crate) fn sums(files: &Files<'_>) -> String {
-    let listed = files.iter().filter(|(path, _)| **path != SUMS && **path != MANIFEST);
-    listed.map(|(path, bytes)| format!("{}  {path}\n", Digest::of(bytes).hex())).collect()
-}
-
-/// The subjects of the manifest: every file but itself.
-pub(crate) fn subjects(files: &Files<'_>) -> Vec<Subject> {
-    let named = files.iter().filter(|(path, _)| **path != MANIFEST);
-    named
-        .map(|(path, bytes)| {
-            let digest = Sha256 { sha256: Digest::of(bytes) };
-            Subject { name: (*path).to_owned(), digest }
-        })
-        .collect()
-}
-
 /// Makes a bundle: the bytes of a tar file. The same log, request and checkpoint give the same
 /// files; only the manifest's signature differs. The bundle is built in memory: about four times
 /// the bytes of its receipts, and 32 bytes for each receipt of the log.
@@ -163,14 +82,14 @@ pub fn export(ledger: &Ledger, request: &ExportRequest) -> Result<Vec<u8>, Error
         if Digest::of(bytes) != *digest {
             return Err(Error::Invalid(format!("policy {digest} is of other bytes")));
         }
-        files.insert(policy_path(digest), bytes.clone());
+        files.insert(bundle::policy_path(digest), bytes.clone());
     }
-    files.insert(key_path(&signer.key_id()), keys::to_pem(signer.spki_der()).into());
+    files.insert(bundle::key_path(&signer.key_id()), pem::encode(signer.spki_der()).into());
     files.insert(VKEY.to_owned(), format!("{vkey}\n").into());
     files.insert(CHECKPOINT.to_owned(), head.checkpoint.clone().into());
     files.insert(COST.to_owned(), request.cost.to_string().into());
     files.insert(VERIFY.to_owned(), VERIFY_TEXT.into());
-    let listed = sums(&borrowed(&files));
+    let listed = bundle::sums(&bundle::borrowed(&files));
     files.insert(SUMS.to_owned(), listed.into());
     let contents = Contents {
         origin,
@@ -180,14 +99,10 @@ pub fn export(ledger: &Ledger, request: &ExportRequest) -> Result<Vec<u8>, Error
         full_log: request.full_log,
         created_us: request.created_at,
     };
-    let manifest = manifest(&borrowed(&files), contents, signer.as_ref())?;
+    let manifest = manifest(&bundle::borrowed(&files), contents, signer.as_ref())?;
     files.insert(MANIFEST.to_owned(), manifest);
-    archive::write(&borrowed(&files))
+    archive::write(&bundle::borrowed(&files))
         .ok_or_else(|| Error::Invalid("a file is too large for a bundle".to_owned()))
-}
-
-pub(crate) fn borrowed(files: &BTreeMap<String, Vec<u8>>) -> Files<'_> {
-    files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect()
 }
 
 /// The selected indices, all of which exist.
@@ -251,9 +166,9 @@ fn add_receipt(
         return Err(Error::Corrupt(format!("receipt {index} is not signed by the tenant's key")));
     }
     let proof = proofs::proof_under(store, &log, index, head)?;
-    files.insert(proof_path(index), proof.to_string().into());
-    files.insert(sigstore_path(index), sigstore_bundle(&envelope, key_id));
-    files.insert(receipt_path(index), envelope);
+    files.insert(bundle::proof_path(index), proof.to_string().into());
+    files.insert(bundle::sigstore_path(index), bundle::sigstore_bundle(&envelope, key_id));
+    files.insert(bundle::receipt_path(index), envelope);
     Ok(())
 }
 
@@ -279,7 +194,7 @@ fn manifest(
 ) -> Result<Vec<u8>, Error> {
     let manifest = Manifest {
         statement_type: STATEMENT_TYPE.to_owned(),
-        subject: subjects(files),
+        subject: bundle::subjects(files),
         predicate_type: PREDICATE_TYPE.to_owned(),
         predicate,
     };

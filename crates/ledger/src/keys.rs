@@ -16,9 +16,9 @@ use aws_lc_rs::signature::{
     KeyPair, ParsedPublicKey, UnparsedPublicKey,
 };
 use aws_lc_rs::{hkdf, rand};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use kernel::note::VerifierKey;
+use kernel::pem;
+pub use kernel::pem::decode as from_pem;
 use kernel::values::Digest;
 use kernel::verify::SignatureVerifier;
 use parking_lot::Mutex;
@@ -58,7 +58,7 @@ pub fn public_keys(ledger: &Ledger, tenant: &str) -> Result<Vec<PublicKey>, Erro
             key_id: key.key_id().hex(),
             purpose: purpose.as_str(),
             algorithm: "ecdsa-p256-sha256",
-            pem: to_pem(key.spki_der()),
+            pem: pem::encode(key.spki_der()),
             vkey: None,
             origin: None,
         });
@@ -71,7 +71,7 @@ pub fn public_keys(ledger: &Ledger, tenant: &str) -> Result<Vec<PublicKey>, Erro
             key_id: hex::encode(key.key_id()),
             purpose: "checkpoint",
             algorithm: "ed25519",
-            pem: to_pem(&[ED25519_SPKI_HEADER, key.public().as_slice()].concat()),
+            pem: pem::encode(&[ED25519_SPKI_HEADER, key.public().as_slice()].concat()),
             vkey: Some(key.to_string()),
             origin: Some(origin),
         });
@@ -81,28 +81,6 @@ pub fn public_keys(ledger: &Ledger, tenant: &str) -> Result<Vec<PublicKey>, Erro
 
 /// What stands before the 32 bytes of an Ed25519 key in its SPKI.
 const ED25519_SPKI_HEADER: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
-const PEM_BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
-const PEM_END: &str = "-----END PUBLIC KEY-----";
-
-/// A key's SPKI in PEM.
-pub fn to_pem(spki_der: &[u8]) -> String {
-    let base64 = BASE64.encode(spki_der);
-    let mut pem = format!("{PEM_BEGIN}\n");
-    for (at, character) in base64.chars().enumerate() {
-        if at > 0 && at % 64 == 0 {
-            pem.push('\n');
-        }
-        pem.push(character);
-    }
-    pem + "\n" + PEM_END + "\n"
-}
-
-/// The SPKI in DER of a key in PEM; none where it is not one.
-pub fn from_pem(pem: &str) -> Option<Vec<u8>> {
-    let body = pem.trim().strip_prefix(PEM_BEGIN)?.strip_suffix(PEM_END)?;
-    BASE64.decode(body.split_ascii_whitespace().collect::<String>()).ok()
-}
-
 /// What a tenant's P-256 key is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {

@@ -1,12 +1,11 @@
 //! The ledger: signed receipts in logs, the states folded from them, content kept beside them,
 //! and the proofs that strangers check.
 
-mod archive;
-mod check;
 pub mod content;
 mod edges;
 mod error;
 pub mod evidence;
+mod folder;
 pub mod keys;
 mod project;
 pub mod proofs;

@@ -22,6 +22,11 @@ const RINGS: [&[&str]; 4] = [
 /// The crates whose name is not that of their folder.
 const NAMED_OTHERWISE: [(&str, &str); 1] = [("cli", "tally")];
 
+/// The crates that repeat the workspace's lints with unsafe code denied, not forbidden, each with
+/// the reason.
+const OWN_LINTS: [(&str, &str); 1] =
+    [("verifier-wasm", "exports need a fixed name, whose attribute counts as unsafe")];
+
 /// What every manifest inherits from the workspace.
 const INHERITED: [&str; 5] = ["version", "edition", "rust-version", "license", "publish"];
 
@@ -45,7 +50,7 @@ pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
     }
     let mut findings = unused_dependencies(&workspace, &members);
     for member in &members {
-        findings.extend(check_member(member));
+        findings.extend(check_member(member, &own_lints(&workspace)));
     }
     Ok(findings)
 }
@@ -57,7 +62,17 @@ fn read(root: &Path, path: &Path) -> Result<Manifest> {
     Ok(Manifest { path: path.to_path_buf(), table })
 }
 
-fn check_member(member: &Manifest) -> Vec<Finding> {
+/// The workspace's lints as [`OWN_LINTS`] have them.
+fn own_lints(workspace: &Manifest) -> Value {
+    let lints = lookup(&workspace.table, &["workspace", "lints"]).cloned();
+    let mut lints = lints.unwrap_or_else(|| Value::Table(Table::new()));
+    if let Some(level) = lints.get_mut("rust").and_then(|rust| rust.get_mut("unsafe_code")) {
+        *level = Value::String("deny".to_owned());
+    }
+    lints
+}
+
+fn check_member(member: &Manifest, own_lints: &Value) -> Vec<Finding> {
     let mut messages = Vec::new();
     let at = |path: &[&str]| lookup(&member.table, path);
     for key in INHERITED {
@@ -65,10 +80,14 @@ fn check_member(member: &Manifest) -> Vec<Finding> {
             messages.push(format!("write `{key}.workspace = true` under [package]"));
         }
     }
-    if at(&["lints", "workspace"]) != Some(&Value::Boolean(true)) {
+    let name = at(&["package", "name"]).and_then(Value::as_str).unwrap_or_default();
+    if OWN_LINTS.iter().any(|(own, _reason)| *own == name) {
+        if at(&["lints"]) != Some(own_lints) {
+            messages.push("repeat the workspace's lints, with unsafe_code = \"deny\"".to_owned());
+        }
+    } else if at(&["lints", "workspace"]) != Some(&Value::Boolean(true)) {
         messages.push("write `workspace = true` under [lints]".to_owned());
     }
-    let name = at(&["package", "name"]).and_then(Value::as_str).unwrap_or_default();
     messages.extend(misnamed(&member.path, name));
     let dependencies = dependencies(&member.table);
     for (dependency, value) in &dependencies {
@@ -147,7 +166,7 @@ fn lookup<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Value> {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{Manifest, check_member, crossing, unused_dependencies};
+    use super::{Manifest, check_member, crossing, own_lints, unused_dependencies};
 
     fn manifest(path: &str, body: &str) -> Manifest {
         Manifest { path: PathBuf::from(path), table: body.parse().unwrap() }
@@ -172,13 +191,28 @@ mod tests {
             rust-version.workspace = true\nlicense.workspace = true\npublish.workspace = true\n\
             [lints]\nworkspace = true\n\
             [dependencies]\nkernel.workspace = true\n";
-        let check = |body: &str| check_member(&manifest("crates/cli/Cargo.toml", body)).len();
+        let lints = "[workspace.lints.rust]\nunsafe_code = 'forbid'\nother = 'warn'\n";
+        let lints = own_lints(&manifest("Cargo.toml", lints));
+        let check =
+            |body: &str| check_member(&manifest("crates/cli/Cargo.toml", body), &lints).len();
         assert_eq!(check(good), 0);
         assert_eq!(check(&good.replace("edition.workspace = true", "edition = '2024'")), 1);
         assert_eq!(check(&good.replace("[lints]", "[other]")), 1);
         assert_eq!(check(&good.replace("'tally'", "'server'")), 1);
         assert_eq!(check(&format!("{good}hex = '1'\n")), 1);
         assert_eq!(check(&format!("{good}[target.'cfg(unix)'.dependencies]\nhex = '1'\n")), 1);
+
+        let own = good.replace("'tally'", "'verifier-wasm'").replace(
+            "[lints]\nworkspace = true",
+            "[lints.rust]\nunsafe_code = 'deny'\nother = 'warn'",
+        );
+        let check = |body: &str| {
+            let path = "crates/verifier-wasm/Cargo.toml";
+            check_member(&manifest(path, body), &lints).len()
+        };
+        assert_eq!(check(&own), 0);
+        assert_eq!(check(&own.replace("\nother = 'warn'", "")), 1);
+        assert_eq!(check(&own.replace("'deny'", "'allow'")), 1);
     }
 
     #[test]

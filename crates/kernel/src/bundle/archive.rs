@@ -1,10 +1,7 @@
 //! Tar archives in one fixed form: plain ustar files, sorted by name, with no owner and no time.
 //! The same files are always the same bytes, and a reader accepts nothing else.
 
-use std::collections::BTreeMap;
-
-/// Files by their path.
-pub(crate) type Files<'a> = BTreeMap<&'a str, &'a [u8]>;
+use super::{Error, Files};
 
 const BLOCK: usize = 512;
 const NAME_MAX: usize = 100;
@@ -13,10 +10,10 @@ const SIZE_AT: std::ops::Range<usize> = 124..135;
 const CHECKSUM_AT: std::ops::Range<usize> = 148..156;
 const MAGIC_AT: usize = 257;
 /// Sizes have eleven octal digits.
-const SIZE_MAX: usize = (1 << 33) - 1;
+const SIZE_MAX: u64 = (1 << 33) - 1;
 
 /// The archive of `files`; none where a name is longer than 100 bytes or a file than 8 GB.
-pub(crate) fn write(files: &Files<'_>) -> Option<Vec<u8>> {
+pub fn write(files: &Files<'_>) -> Option<Vec<u8>> {
     let total: usize = files.values().map(|file| file.len().next_multiple_of(BLOCK) + BLOCK).sum();
     let mut out = Vec::with_capacity(total + 2 * BLOCK);
     for (name, file) in files {
@@ -29,12 +26,12 @@ pub(crate) fn write(files: &Files<'_>) -> Option<Vec<u8>> {
 }
 
 /// The files of an archive that [`write`] could have made.
-pub(crate) fn read(bytes: &[u8]) -> Result<Files<'_>, String> {
+pub fn read(bytes: &[u8]) -> Result<Files<'_>, Error> {
     let mut files = Files::new();
     let mut rest = bytes;
     loop {
         let at = bytes.len() - rest.len();
-        let form = || format!("not an evidence bundle: byte {at} of the tar is not as we write it");
+        let form = || Error::Archive(at);
         let (block, after) = rest.split_at_checked(BLOCK).ok_or_else(form)?;
         if block.iter().all(|byte| *byte == 0) {
             let end = after.len() == BLOCK && after.iter().all(|byte| *byte == 0);
@@ -63,7 +60,8 @@ fn name_and_size(block: &[u8]) -> Option<(&str, usize)> {
 }
 
 fn header(name: &str, size: usize) -> Option<Vec<u8>> {
-    if name.is_empty() || name.len() > NAME_MAX || size > SIZE_MAX {
+    let fits = u64::try_from(size).is_ok_and(|size| size <= SIZE_MAX);
+    if name.is_empty() || name.len() > NAME_MAX || !fits {
         return None;
     }
     let mut block = Vec::with_capacity(BLOCK);

@@ -1,30 +1,21 @@
-//! Checking evidence without a ledger: a bundle, an unpacked bundle or a single receipt. Nothing
-//! that is read here is trusted, and nothing of it can make this fail but with a sentence.
+//! Checking a bundle, or a single receipt. Nothing that is read here is trusted, and nothing of it
+//! can make this fail but with a sentence.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
 
-use kernel::limits;
-use kernel::note::{Checkpoint, Note, VerifierKey};
-use kernel::proof::TlogProof;
-use kernel::receipt::{ChainEnd, Statement};
-use kernel::tile::{self, Tile};
-use kernel::tree::{self, Frontier};
-use kernel::values::{Digest, Timestamp};
-use kernel::verify::{self, Keys, Trust, Verified};
 use serde::Serialize;
 
-use crate::archive::{self, Files};
-use crate::evidence::{self, Manifest};
-use crate::keys::{self, NativeVerifier};
+use super::{Error, Files, Manifest, archive};
+use crate::limits;
+use crate::note::{Checkpoint, Note, VerifierKey};
+use crate::pem;
+use crate::proof::TlogProof;
+use crate::receipt::{ChainEnd, STATEMENT_TYPE, Statement};
+use crate::tile::{self, Tile};
+use crate::tree::{self, Frontier};
+use crate::values::{Digest, Timestamp};
+use crate::verify::{self, Keys, SignatureVerifier, Trust, Verified};
 
-/// Bytes of a file, or of all files of a folder, that are read.
-const BYTES_MAX: u64 = 2 << 30;
-/// Files of a folder: three for each receipt, the tiles, and a few.
-const FILES_MAX: usize = 65_536;
-/// Folders within folders: a tile's path has seven parts at most.
-const DEPTH_MAX: usize = 12;
 /// Errors that a report names.
 const ERRORS_MAX: usize = 64;
 
@@ -32,7 +23,7 @@ const ERRORS_MAX: usize = 64;
 /// not count.
 #[derive(Clone, Debug)]
 pub struct Pinned {
-    /// Receipt keys: SubjectPublicKeyInfo in DER (see [`keys::from_pem`]). Empty: those in the
+    /// Receipt keys: SubjectPublicKeyInfo in DER (see [`pem::decode`]). Empty: those in the
     /// bundle are used, and the report says so.
     pub keys: Vec<Vec<u8>>,
     /// The key of the log. None: the one in the bundle is used, and the report says so.
@@ -50,6 +41,8 @@ pub struct BundleReport {
     pub receipts: u64,
     /// What is wrong, in sentences; at most 64.
     pub errors: Vec<String>,
+    /// The stable code of each error, in the same order.
+    pub codes: Vec<&'static str>,
     /// What vouches for the keys; the weakest counts.
     pub trust: Trust,
     /// The log's origin.
@@ -58,90 +51,44 @@ pub struct BundleReport {
     pub size: Option<u64>,
 }
 
+impl BundleReport {
+    /// The report on what cannot be read at all.
+    pub fn refused(error: &Error) -> Self {
+        Self {
+            valid: false,
+            receipts: 0,
+            errors: vec![error.to_string()],
+            codes: vec![error.code()],
+            trust: Trust::Unknown,
+            origin: None,
+            size: None,
+        }
+    }
+}
+
 /// Checks a bundle, given as the bytes of its tar file.
-pub fn verify_bundle(bytes: &[u8], pinned: Option<&Pinned>) -> BundleReport {
+pub fn verify_bundle(
+    bytes: &[u8],
+    pinned: Option<&Pinned>,
+    verifier: &dyn SignatureVerifier,
+) -> BundleReport {
     match archive::read(bytes) {
-        Ok(files) => check_files(&files, pinned),
-        Err(error) => refused(error),
+        Ok(files) => verify_files(&files, pinned, verifier),
+        Err(error) => BundleReport::refused(&error),
     }
 }
 
 /// Checks a single receipt: its signature and its form, not that it is in a log. The key has to be
 /// given, since none comes along.
-pub fn verify_receipt(envelope: &[u8], pinned: Option<&Pinned>) -> BundleReport {
+pub fn verify_receipt(
+    envelope: &[u8],
+    pinned: Option<&Pinned>,
+    verifier: &dyn SignatureVerifier,
+) -> BundleReport {
     let files = Files::new();
-    let mut check = Check::new(&files, pinned);
+    let mut check = Check::new(&files, pinned, verifier);
     let origin = check.statement("the receipt", envelope).map(|(_, s)| s.predicate.log.origin);
     BundleReport { receipts: u64::from(origin.is_some()), origin, ..check.report() }
-}
-
-/// Checks what is at `path`: a folder is an unpacked bundle, a file is a bundle or, where it
-/// begins with `{`, a receipt.
-pub fn verify_path(path: &Path, pinned: Option<&Pinned>) -> BundleReport {
-    let named = |error: std::io::Error| refused(format!("{}: {error}", path.display()));
-    let is_dir = match fs::metadata(path) {
-        Ok(metadata) if metadata.len() > BYTES_MAX => return refused("the file is too large"),
-        Ok(metadata) if metadata.is_dir() => true,
-        Ok(metadata) if metadata.is_file() => false,
-        Ok(_) => return refused(format!("{} is no file and no folder", path.display())),
-        Err(error) => return named(error),
-    };
-    if is_dir {
-        let mut folder = Folder { files: BTreeMap::new(), bytes: 0 };
-        return match folder.read(path, "", 0) {
-            Ok(()) => check_files(&evidence::borrowed(&folder.files), pinned),
-            Err(error) => refused(error),
-        };
-    }
-    match fs::read(path) {
-        Ok(bytes) if bytes.starts_with(b"{") => verify_receipt(&bytes, pinned),
-        Ok(bytes) => verify_bundle(&bytes, pinned),
-        Err(error) => named(error),
-    }
-}
-
-fn refused(error: impl Into<String>) -> BundleReport {
-    BundleReport {
-        valid: false,
-        receipts: 0,
-        errors: vec![error.into()],
-        trust: Trust::Unknown,
-        origin: None,
-        size: None,
-    }
-}
-
-struct Folder {
-    files: BTreeMap<String, Vec<u8>>,
-    bytes: u64,
-}
-
-impl Folder {
-    fn read(&mut self, dir: &Path, prefix: &str, depth: usize) -> Result<(), String> {
-        let named = |error: std::io::Error| format!("{}: {error}", dir.display());
-        for entry in fs::read_dir(dir).map_err(named)? {
-            let entry = entry.map_err(named)?;
-            let name = entry.file_name();
-            let name = name.to_str().ok_or("a file's name is not UTF-8")?;
-            let path = format!("{prefix}{name}");
-            // Of the entry itself: a link is neither a file nor a folder.
-            let metadata = entry.metadata().map_err(named)?;
-            self.bytes = self.bytes.saturating_add(metadata.len());
-            let bounded = self.bytes <= BYTES_MAX && self.files.len() < FILES_MAX;
-            if !bounded || depth > DEPTH_MAX {
-                return Err("the folder has more than a bundle can have".to_owned());
-            }
-            if metadata.is_dir() {
-                self.read(&entry.path(), &format!("{path}/"), depth + 1)?;
-            } else if metadata.is_file() {
-                let bytes = fs::read(entry.path()).map_err(named)?;
-                self.files.insert(path, bytes);
-            } else {
-                return Err(format!("{path} is neither a file nor a folder"));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A receipt that is signed and reads.
@@ -158,8 +105,13 @@ struct Log {
     checkpoint: Checkpoint,
 }
 
-fn check_files(files: &Files<'_>, pinned: Option<&Pinned>) -> BundleReport {
-    let mut check = Check::new(files, pinned);
+/// Checks an unpacked bundle, given as its files by their paths.
+pub fn verify_files(
+    files: &Files<'_>,
+    pinned: Option<&Pinned>,
+    verifier: &dyn SignatureVerifier,
+) -> BundleReport {
+    let mut check = Check::new(files, pinned, verifier);
     check.names();
     check.sums();
     let log = check.log(pinned);
@@ -180,35 +132,41 @@ fn check_files(files: &Files<'_>, pinned: Option<&Pinned>) -> BundleReport {
 
 struct Check<'a> {
     files: &'a Files<'a>,
+    verifier: &'a dyn SignatureVerifier,
     keys: Keys,
-    errors: Vec<String>,
+    errors: Vec<Error>,
     trust: Option<Trust>,
 }
 
 impl<'a> Check<'a> {
-    fn new(files: &'a Files<'a>, pinned: Option<&Pinned>) -> Self {
-        let mut check = Self { files, keys: Keys::default(), errors: Vec::new(), trust: None };
+    fn new(
+        files: &'a Files<'a>,
+        pinned: Option<&Pinned>,
+        verifier: &'a dyn SignatureVerifier,
+    ) -> Self {
+        let (keys, errors) = (Keys::default(), Vec::new());
+        let mut check = Self { files, verifier, keys, errors, trust: None };
         let given = pinned.filter(|pinned| !pinned.keys.is_empty());
         for spki in given.iter().flat_map(|pinned| &pinned.keys) {
             check.keys.insert(spki, given.map_or(Trust::Unknown, |pinned| pinned.trust));
         }
         for (path, pem) in files.iter().filter(|(path, _)| path.ends_with(".pem")) {
-            let spki = str::from_utf8(pem).ok().and_then(keys::from_pem);
+            let spki = str::from_utf8(pem).ok().and_then(pem::decode);
             match spki {
-                Some(spki) if evidence::key_path(&Digest::of(&spki)) == **path => {
+                Some(spki) if super::key_path(&Digest::of(&spki)) == **path => {
                     if given.is_none() {
                         check.keys.insert(&spki, Trust::Unknown);
                     }
                 }
-                _ => check.error(format!("{path} is not the key that its name says")),
+                _ => check.error(Error::KeyName((*path).to_owned())),
             }
         }
         check
     }
 
-    fn error(&mut self, error: impl Into<String>) {
+    fn error(&mut self, error: Error) {
         if self.errors.len() < ERRORS_MAX {
-            self.errors.push(error.into());
+            self.errors.push(error);
         }
     }
 
@@ -216,7 +174,8 @@ impl<'a> Check<'a> {
         BundleReport {
             valid: self.errors.is_empty(),
             receipts: 0,
-            errors: self.errors,
+            errors: self.errors.iter().map(Error::to_string).collect(),
+            codes: self.errors.iter().map(Error::code).collect(),
             trust: self.trust.unwrap_or(Trust::Unknown),
             origin: None,
             size: None,
@@ -231,7 +190,7 @@ impl<'a> Check<'a> {
     fn file(&mut self, path: &str) -> Option<&'a [u8]> {
         let file = self.files.get(path).copied();
         if file.is_none() {
-            self.error(format!("{path} is missing"));
+            self.error(Error::Missing(path.to_owned()));
         }
         file
     }
@@ -239,38 +198,38 @@ impl<'a> Check<'a> {
     fn names(&mut self) {
         let unknown: Vec<&str> = self.files.keys().copied().filter(|path| !known(path)).collect();
         for path in unknown {
-            self.error(format!("{path} is not a file of a bundle"));
+            self.error(Error::Unknown(path.to_owned()));
         }
-        self.file(evidence::VERIFY);
-        let cost = self.file(evidence::COST);
+        self.file(super::VERIFY);
+        let cost = self.file(super::COST);
         if cost.is_some_and(|c| serde_json::from_slice::<serde::de::IgnoredAny>(c).is_err()) {
-            self.error("cost.json is not JSON");
+            self.error(Error::Cost);
         }
     }
 
     fn sums(&mut self) {
-        let Some(listed) = self.file(evidence::SUMS) else { return };
-        let expected = evidence::sums(self.files);
+        let Some(listed) = self.file(super::SUMS) else { return };
+        let expected = super::sums(self.files);
         if listed == expected.as_bytes() {
             return;
         }
         let listed: BTreeSet<&[u8]> = listed.split(|byte| *byte == b'\n').collect();
-        self.error("SHA256SUMS does not list exactly these files");
+        self.error(Error::Sums);
         for line in expected.lines().filter(|line| !listed.contains(line.as_bytes())) {
             let path = line.split_once("  ").map_or(line, |(_, path)| path);
-            self.error(format!("{path} was changed: SHA256SUMS lists other bytes"));
+            self.error(Error::Changed(path.to_owned()));
         }
     }
 
     /// The signed payload of an envelope.
     fn envelope(&mut self, name: &str, bytes: &[u8]) -> Option<Verified> {
-        match verify::verify_envelope(bytes, &self.keys, &NativeVerifier) {
+        match verify::verify_envelope(bytes, &self.keys, self.verifier) {
             Ok(verified) => {
                 self.rests_on(verified.trust);
                 Some(verified)
             }
             Err(error) => {
-                self.error(format!("{name}: {error}"));
+                self.error(Error::Signature { name: name.to_owned(), error });
                 None
             }
         }
@@ -281,23 +240,23 @@ impl<'a> Check<'a> {
         match Statement::parse(&verified.payload) {
             Ok(statement) => Some((verified, statement)),
             Err(error) => {
-                self.error(format!("{name}: {error}"));
+                self.error(Error::Receipt { name: name.to_owned(), error });
                 None
             }
         }
     }
 
     fn log(&mut self, pinned: Option<&Pinned>) -> Option<Log> {
-        let brought = self.file(evidence::VKEY);
-        let note = self.file(evidence::CHECKPOINT)?;
+        let brought = self.file(super::VKEY);
+        let note = self.file(super::CHECKPOINT)?;
         let brought = brought.and_then(|text| str::from_utf8(text).ok()?.trim_end().parse().ok());
         let given = pinned.and_then(|p| p.vkey.clone().map(|vkey| (vkey, p.trust)));
         let Some((vkey, trust)) = given.or_else(|| Some((brought?, Trust::Unknown))) else {
-            self.error(format!("{} is not a verifier key", evidence::VKEY));
+            self.error(Error::VerifierKey);
             return None;
         };
         let checked = Note::parse(note).map_err(verify::Error::from).and_then(|note| {
-            let checkpoint = verify::verify_checkpoint(&note, &vkey, &NativeVerifier)?;
+            let checkpoint = verify::verify_checkpoint(&note, &vkey, self.verifier)?;
             Ok(Log { note, checkpoint })
         });
         match checked {
@@ -306,37 +265,37 @@ impl<'a> Check<'a> {
                 Some(log)
             }
             Err(error) => {
-                self.error(format!("{}: {error}", evidence::CHECKPOINT));
+                self.error(Error::checkpoint(error));
                 None
             }
         }
     }
 
     fn manifest(&mut self, log: Option<&Log>) {
-        let Some(bytes) = self.file(evidence::MANIFEST) else { return };
-        let Some(verified) = self.envelope(evidence::MANIFEST, bytes) else { return };
+        let Some(bytes) = self.file(super::MANIFEST) else { return };
+        let Some(verified) = self.envelope(super::MANIFEST, bytes) else { return };
         let Ok(manifest) = serde_json::from_slice::<Manifest>(&verified.payload) else {
-            self.error("the manifest is not a statement of an evidence bundle");
+            self.error(Error::Manifest);
             return;
         };
         let types = (manifest.statement_type.as_str(), manifest.predicate_type.as_str());
-        if types != (kernel::receipt::STATEMENT_TYPE, evidence::PREDICATE_TYPE) {
-            self.error("the manifest is not a statement of an evidence bundle");
+        if types != (STATEMENT_TYPE, super::PREDICATE_TYPE) {
+            self.error(Error::Manifest);
         }
-        if manifest.subject != evidence::subjects(self.files) {
-            self.error("the manifest does not name exactly these files with these digests");
+        if manifest.subject != super::subjects(self.files) {
+            self.error(Error::ManifestFiles);
         }
         let contents = &manifest.predicate;
         if log.is_some_and(|Log { checkpoint, .. }| {
             let Checkpoint { origin, size, root } = checkpoint;
             (&contents.origin, &contents.size, &contents.root) != (origin, size, root)
         }) {
-            self.error("the manifest is of another checkpoint");
+            self.error(Error::ManifestCheckpoint);
         }
         let full = self.files.keys().any(|path| path.starts_with("log/tile/entries/"));
         let receipts = self.files.keys().filter_map(|path| receipt_index(path)).count();
         if full != contents.full_log || u64::try_from(receipts) != Ok(contents.receipts) {
-            self.error("the manifest says that other receipts are here");
+            self.error(Error::ManifestReceipts);
         }
     }
 
@@ -344,7 +303,7 @@ impl<'a> Check<'a> {
     fn receipts(&mut self, log: Option<&Log>) -> BTreeMap<u64, Receipt> {
         let indices: BTreeSet<u64> = self.files.keys().filter_map(|path| any_index(path)).collect();
         if indices.is_empty() {
-            self.error("there is no receipt");
+            self.error(Error::Empty);
         }
         let mut receipts = BTreeMap::new();
         for index in indices {
@@ -356,25 +315,27 @@ impl<'a> Check<'a> {
     }
 
     fn receipt(&mut self, index: u64, log: Option<&Log>) -> Option<Receipt> {
-        let path = evidence::receipt_path(index);
-        let sigstore = self.file(&evidence::sigstore_path(index));
-        let proof = self.file(&evidence::proof_path(index));
+        let path = super::receipt_path(index);
+        let sigstore = self.file(&super::sigstore_path(index));
+        let proof = self.file(&super::proof_path(index));
         let bytes = self.file(&path)?;
         let (verified, statement) = self.statement(&path, bytes)?;
-        if sigstore.is_some_and(|s| s != evidence::sigstore_bundle(bytes, &verified.key_id)) {
-            self.error(format!("{} is not the receipt", evidence::sigstore_path(index)));
+        if sigstore.is_some_and(|s| s != super::sigstore_bundle(bytes, &verified.key_id)) {
+            self.error(Error::Sigstore(super::sigstore_path(index)));
         }
         let position = &statement.predicate.log;
         if position.index != index {
-            self.error(format!("{path} is receipt {}", position.index));
+            self.error(Error::Place { path: path.clone(), index: position.index });
         }
         let leaf = tree::leaf_hash(bytes);
         if let Some(log) = log {
             if position.origin != log.checkpoint.origin {
-                self.error(format!("{path} is of the log {}", position.origin));
+                let origin = position.origin.clone();
+                self.error(Error::OtherLog { path: path.clone(), origin });
             }
-            if let Some(error) = proof.and_then(|proof| check_proof(proof, index, &leaf, log)) {
-                self.error(format!("{}: {error}", evidence::proof_path(index)));
+            let proven = proof.map_or(Ok(()), |proof| check_proof(proof, index, &leaf, log));
+            if let Err(error) = proven {
+                self.error(error);
             }
         }
         let digest = Digest::of(&verified.payload);
@@ -393,7 +354,7 @@ impl<'a> Check<'a> {
                 _ => None,
             };
             if prev.is_some_and(|(digest, time)| digest != receipt.prev || time > receipt.time) {
-                self.error(format!("receipt {index} does not follow the one before it"));
+                self.error(Error::Chain(*index));
             }
             before = Some((*index, receipt));
         }
@@ -402,11 +363,11 @@ impl<'a> Check<'a> {
     fn policies(&mut self) {
         let policies = self.files.iter().filter(|(path, _)| path.starts_with("policy/"));
         let changed: Vec<&str> = policies
-            .filter(|(path, bytes)| evidence::policy_path(&Digest::of(bytes)) != **path)
+            .filter(|(path, bytes)| super::policy_path(&Digest::of(bytes)) != **path)
             .map(|(path, _)| *path)
             .collect();
         for path in changed {
-            self.error(format!("{path} is not the policy that its name says"));
+            self.error(Error::Policy(path.to_owned()));
         }
     }
 
@@ -414,33 +375,33 @@ impl<'a> Check<'a> {
     fn tiles(&mut self, checkpoint: &Checkpoint, receipts: &BTreeMap<u64, Receipt>) {
         let size = checkpoint.size;
         let tiles: BTreeSet<Tile> = self.files.keys().filter_map(|path| tile_of(path)).collect();
-        if size > evidence::TILED_LOG_MAX {
+        if size > super::TILED_LOG_MAX {
             if !tiles.is_empty() {
-                self.error("so large a log has no tiles in a bundle");
+                self.error(Error::TilesTooMany(""));
             }
             return;
         }
         let full = tiles.iter().any(|tile| tile.kind() == tile::Kind::Entries);
         if full && size > limits::BUNDLE_RECEIPTS_MAX {
-            self.error("so large a log has no entry tiles in a bundle");
+            self.error(Error::TilesTooMany("entry "));
             return;
         }
         let entries = tile::entry_tiles(0, if full { size } else { 0 });
         let expected: BTreeSet<Tile> = tile::hash_tiles(0, size).chain(entries).collect();
         if tiles != expected {
-            self.error("log/tile does not have exactly the tiles of this log");
+            self.error(Error::Tiles);
             return;
         }
         let Some(leaves) = self.hash_tiles(size) else { return };
         let mut frontier = Frontier::default();
         leaves.iter().for_each(|leaf| frontier.push(*leaf));
         if frontier.root() != checkpoint.root {
-            self.error("the hash tiles lead to another root than the checkpoint");
+            self.error(Error::TileRoot);
         }
         for (index, receipt) in receipts {
             let leaf = usize::try_from(*index).ok().and_then(|at| leaves.get(at));
             if leaf != Some(&receipt.leaf) {
-                self.error(format!("the hash tiles have another receipt {index}"));
+                self.error(Error::TileLeaf(*index));
             }
         }
         if full {
@@ -452,10 +413,10 @@ impl<'a> Check<'a> {
     fn hash_tiles(&mut self, size: u64) -> Option<Vec<Digest>> {
         let mut levels: BTreeMap<tile::Kind, Vec<Digest>> = BTreeMap::new();
         for tile in tile::hash_tiles(0, size) {
-            let content = self.file(&format!("{}{tile}", evidence::LOG))?;
+            let content = self.file(&format!("{}{tile}", super::LOG))?;
             match tile::decode_hashes(content, tile.width()) {
                 Ok(hashes) => levels.entry(tile.kind()).or_default().extend(hashes),
-                Err(error) => self.error(format!("{tile}: {error}")),
+                Err(error) => self.error(Error::Tile { name: tile.to_string(), error }),
             }
         }
         let mut levels = levels.into_values();
@@ -465,7 +426,7 @@ impl<'a> Check<'a> {
             let full = below.chunks_exact(tile::TILE_WIDTH.into());
             let roots: Vec<Digest> = full.filter_map(tree::subtree_root).collect();
             if roots != level {
-                self.error("a hash tile does not follow from those below it");
+                self.error(Error::TileLevel);
             }
             below = level;
         }
@@ -477,37 +438,37 @@ impl<'a> Check<'a> {
         let mut end = ChainEnd::start(checkpoint.origin.as_str());
         let mut leaves = leaves.iter();
         for tile in tile::entry_tiles(0, checkpoint.size) {
-            let Some(content) = self.file(&format!("{}{tile}", evidence::LOG)) else { return };
+            let Some(content) = self.file(&format!("{}{tile}", super::LOG)) else { return };
             let entries = match tile::decode_entries(content, tile.width()) {
                 Ok(entries) => entries,
-                Err(error) => return self.error(format!("{tile}: {error}")),
+                Err(error) => {
+                    return self.error(Error::Tile { name: tile.to_string(), error });
+                }
             };
             for entry in entries {
                 let name = format!("entry {}", end.size);
                 if leaves.next() != Some(&tree::leaf_hash(entry)) {
-                    return self.error(format!("{name} is not that of the hash tiles"));
+                    return self.error(Error::Entry(name));
                 }
                 let Some(verified) = self.envelope(&name, entry) else { return };
                 if let Err(error) = end.follow(&verified.payload) {
-                    return self.error(format!("{name}: {error}"));
+                    return self.error(Error::Receipt { name, error });
                 }
             }
         }
     }
 }
 
-fn check_proof(proof: &[u8], index: u64, leaf: &Digest, log: &Log) -> Option<String> {
-    let proof = match TlogProof::parse(proof) {
-        Ok(proof) => proof,
-        Err(error) => return Some(error.to_string()),
-    };
+fn check_proof(proof: &[u8], index: u64, leaf: &Digest, log: &Log) -> Result<(), Error> {
+    let path = super::proof_path(index);
+    let proof = TlogProof::parse(proof).map_err(|error| Error::proof(&path, error))?;
     // The very checkpoint that is verified already, so that its signature need not be again.
     if proof.index != index || proof.checkpoint != log.note || !proof.extra.is_empty() {
-        return Some("it is of another receipt or checkpoint".to_owned());
+        return Err(Error::ProofOfOther(path));
     }
     let Checkpoint { size, root, .. } = &log.checkpoint;
-    let proven = tree::verify_inclusion(leaf, index, *size, root, &proof.hashes);
-    proven.err().map(|error| error.to_string())
+    tree::verify_inclusion(leaf, index, *size, root, &proof.hashes)
+        .map_err(|error| Error::proof(&path, error))
 }
 
 fn number(path: &str, prefix: &str, suffix: &str) -> Option<u64> {
@@ -533,19 +494,13 @@ fn digest(path: &str, prefix: &str, suffix: &str) -> Option<Digest> {
 }
 
 fn tile_of(path: &str) -> Option<Tile> {
-    path.strip_prefix(evidence::LOG)?.parse().ok()
+    path.strip_prefix(super::LOG)?.parse().ok()
 }
 
 /// Whether a bundle has files of this name.
 fn known(path: &str) -> bool {
-    let fixed = [
-        evidence::CHECKPOINT,
-        evidence::VKEY,
-        evidence::COST,
-        evidence::MANIFEST,
-        evidence::SUMS,
-        evidence::VERIFY,
-    ];
+    let fixed =
+        [super::CHECKPOINT, super::VKEY, super::COST, super::MANIFEST, super::SUMS, super::VERIFY];
     fixed.contains(&path)
         || any_index(path).is_some()
         || tile_of(path).is_some()

@@ -1,0 +1,241 @@
+//! Questions answered.
+
+use kernel::bundle::{self, BundleReport, Pinned};
+use kernel::note::{self, Checkpoint, Note, VerifierKey};
+use kernel::pem;
+use kernel::proof::{self, TlogProof};
+use kernel::receipt::Statement;
+use kernel::tree;
+use kernel::values::Digest;
+use kernel::verify::{self, Keys, Trust, verify_checkpoint, verify_envelope};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::crypto::PureVerifier;
+use crate::limits::KEYS_MAX;
+use crate::question::{Bytes, Question};
+
+/// Why nothing could be verified.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the question is malformed: {0}")]
+    Question(String),
+    #[error("key {0} is no public key in PEM")]
+    Key(usize),
+    #[error(transparent)]
+    LogKey(#[from] note::Error),
+    #[error(transparent)]
+    Verify(#[from] verify::Error),
+    #[error(transparent)]
+    Receipt(#[from] kernel::receipt::Error),
+    #[error(transparent)]
+    Proof(#[from] proof::Error),
+    #[error(transparent)]
+    Tree(#[from] tree::Error),
+}
+
+impl Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Question(_) => "question_malformed",
+            Self::Key(_) => "question_key",
+            Self::LogKey(error) => error.code(),
+            Self::Verify(error) => error.code(),
+            Self::Receipt(error) => error.code(),
+            Self::Proof(error) => error.code(),
+            Self::Tree(error) => error.code(),
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// A stable code.
+    pub code: &'static str,
+    /// What to change, in a sentence.
+    pub message: String,
+}
+
+/// A receipt whose signature is right.
+#[derive(Debug, Serialize)]
+pub struct SignedReceipt {
+    id: String,
+    origin: String,
+    index: u64,
+    prev: Digest,
+    time_us: i64,
+    /// The key that signed it.
+    key_id: Digest,
+    /// The signed statement, as it was signed.
+    statement: Box<RawValue>,
+}
+
+/// A checkpoint whose signature is right.
+#[derive(Debug, Serialize)]
+pub struct SignedCheckpoint {
+    origin: String,
+    size: u64,
+    root: Digest,
+}
+
+/// The answer to a question.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    /// Whether nothing is wrong. Says nothing of whose keys signed: see `trust`.
+    pub valid: bool,
+    /// What vouches for the keys; the weakest counts.
+    pub trust: Trust,
+    /// What is wrong.
+    pub errors: Vec<Finding>,
+    /// The receipt asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<SignedReceipt>,
+    /// The checkpoint asked about, or the newer one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<SignedCheckpoint>,
+    /// How many receipts a bundle has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<u64>,
+    /// The log of a bundle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// How many receipts the log of a bundle has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+impl Answer {
+    fn valid(trust: Trust) -> Self {
+        Self {
+            valid: true,
+            trust,
+            errors: Vec::new(),
+            receipt: None,
+            checkpoint: None,
+            receipts: None,
+            origin: None,
+            size: None,
+        }
+    }
+
+    fn refused(error: &Error) -> Self {
+        let finding = Finding { code: error.code(), message: error.to_string() };
+        Self { valid: false, errors: vec![finding], ..Self::valid(Trust::Unknown) }
+    }
+}
+
+impl From<BundleReport> for Answer {
+    fn from(report: BundleReport) -> Self {
+        let errors = report.codes.into_iter().zip(report.errors);
+        Self {
+            valid: report.valid,
+            errors: errors.map(|(code, message)| Finding { code, message }).collect(),
+            receipts: Some(report.receipts),
+            origin: report.origin,
+            size: report.size,
+            ..Self::valid(report.trust)
+        }
+    }
+}
+
+/// Answers the question in `json`, in JSON.
+pub fn answer(json: &[u8]) -> Vec<u8> {
+    let question = serde_json::from_slice(json);
+    let answered = question.map_err(|error| Error::Question(error.to_string())).and_then(check);
+    let answer = answered.unwrap_or_else(|error| Answer::refused(&error));
+    // It has only strings as keys, and nothing in it can fail to be written.
+    serde_json::to_vec(&answer).unwrap_or_default()
+}
+
+fn check(question: Question) -> Result<Answer, Error> {
+    match question {
+        Question::Receipt { envelope, keys, trust } => receipt(&envelope.0, &keys, trust.into()),
+        Question::Checkpoint { checkpoint, log_key, trust } => {
+            let checkpoint = read_checkpoint(&checkpoint.0, &log_key.parse()?)?;
+            Ok(Answer { checkpoint: Some(checkpoint.into()), ..Answer::valid(trust.into()) })
+        }
+        Question::Inclusion { envelope, proof, log_key, trust } => {
+            let proof = TlogProof::parse(&proof.0)?;
+            let checkpoint = proof.verify(&envelope.0, &log_key.parse()?, &PureVerifier)?;
+            Ok(Answer { checkpoint: Some(checkpoint.into()), ..Answer::valid(trust.into()) })
+        }
+        Question::Consistency { old, new, hashes, log_key, trust } => {
+            let checkpoint = consistency(&old.0, &new.0, &hashes, &log_key.parse()?)?;
+            Ok(Answer { checkpoint: Some(checkpoint.into()), ..Answer::valid(trust.into()) })
+        }
+        Question::Bundle { tar, files, keys, log_key, trust } => {
+            let vkey = log_key.map(|key| key.parse()).transpose()?;
+            let pinned = Pinned { keys: decode_keys(&keys)?, vkey, trust: trust.into() };
+            let given = !pinned.keys.is_empty() || pinned.vkey.is_some();
+            let pinned = given.then_some(&pinned);
+            match (tar, files) {
+                (Some(tar), None) => {
+                    Ok(bundle::verify_bundle(&tar.0, pinned, &PureVerifier).into())
+                }
+                (None, Some(files)) => {
+                    let files = files.iter().map(|(path, file)| (path.as_str(), &*file.0));
+                    Ok(bundle::verify_files(&files.collect(), pinned, &PureVerifier).into())
+                }
+                _ => Err(Error::Question("name tar or files, and not both".to_owned())),
+            }
+        }
+    }
+}
+
+fn decode_keys(keys: &[String]) -> Result<Vec<Vec<u8>>, Error> {
+    if keys.len() > KEYS_MAX {
+        return Err(Error::Question(format!("at most {KEYS_MAX} keys")));
+    }
+    let decoded = keys.iter().enumerate();
+    decoded.map(|(at, key)| pem::decode(key).ok_or(Error::Key(at))).collect()
+}
+
+fn receipt(envelope: &[u8], keys: &[String], trust: Trust) -> Result<Answer, Error> {
+    let mut known = Keys::default();
+    for spki in decode_keys(keys)? {
+        known.insert(&spki, trust);
+    }
+    let verified = verify_envelope(envelope, &known, &PureVerifier)?;
+    let predicate = Statement::parse(&verified.payload)?.predicate;
+    let malformed = |error: &dyn std::fmt::Display| {
+        Error::Receipt(kernel::receipt::Error::Malformed(error.to_string()))
+    };
+    let statement = String::from_utf8(verified.payload).map_err(|error| malformed(&error))?;
+    let receipt = SignedReceipt {
+        id: predicate.id,
+        origin: predicate.log.origin,
+        index: predicate.log.index,
+        prev: predicate.log.prev,
+        time_us: predicate.time_us.0,
+        key_id: verified.key_id,
+        statement: RawValue::from_string(statement).map_err(|error| malformed(&error))?,
+    };
+    Ok(Answer { receipt: Some(receipt), ..Answer::valid(verified.trust) })
+}
+
+fn read_checkpoint(bytes: &[u8], key: &VerifierKey) -> Result<Checkpoint, Error> {
+    let note = Note::parse(bytes).map_err(verify::Error::from)?;
+    Ok(verify_checkpoint(&note, key, &PureVerifier)?)
+}
+
+impl From<Checkpoint> for SignedCheckpoint {
+    fn from(checkpoint: Checkpoint) -> Self {
+        let Checkpoint { origin, size, root } = checkpoint;
+        Self { origin, size, root }
+    }
+}
+
+fn consistency(
+    old: &[u8],
+    new: &[u8],
+    hashes: &[Bytes],
+    key: &VerifierKey,
+) -> Result<Checkpoint, Error> {
+    let (old, new) = (read_checkpoint(old, key)?, read_checkpoint(new, key)?);
+    let hashes: Option<Vec<Digest>> =
+        hashes.iter().map(|hash| hash.0.as_slice().try_into().ok().map(Digest)).collect();
+    let hashes = hashes.ok_or_else(|| Error::Question("a hash has 32 bytes".to_owned()))?;
+    tree::verify_consistency(old.size, new.size, &old.root, &new.root, &hashes)?;
+    Ok(new)
+}

@@ -1,0 +1,7 @@
+//! Every bound of the verifier, in one place.
+
+/// Bytes of one question: of a bundle of up to 384 MB, base64 and all. The memory of WebAssembly
+/// has 4 GiB, and a question takes twice its own size while it is answered.
+pub const QUESTION_BYTES_MAX: usize = 512 << 20;
+/// Receipt keys of one question.
+pub(crate) const KEYS_MAX: usize = 1024;

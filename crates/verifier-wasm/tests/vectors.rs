@@ -1,0 +1,161 @@
+//! The golden vectors, asked as JavaScript asks; and that the algorithms here say what the server's
+//! say.
+
+use kernel::pem;
+use kernel::verify::SignatureVerifier;
+use ledger::keys::NativeVerifier;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use verifier_wasm::{PureVerifier, answer};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+fn vectors(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn dsse() -> Value {
+    vectors(include_str!("../../../spec/vectors/dsse.json"))
+}
+
+fn note() -> Value {
+    vectors(include_str!("../../../spec/vectors/note.json"))
+}
+
+fn proof() -> Value {
+    vectors(include_str!("../../../spec/vectors/proof.json"))
+}
+
+fn base64(text: &Value) -> String {
+    BASE64.encode(text.as_str().unwrap())
+}
+
+fn ask(question: &Value) -> Value {
+    serde_json::from_slice(&answer(question.to_string().as_bytes())).unwrap()
+}
+
+#[track_caller]
+fn accepted(question: &Value) -> Value {
+    let answer = ask(question);
+    assert_eq!((&answer["valid"], &answer["errors"]), (&json!(true), &json!([])), "{question}");
+    answer
+}
+
+#[track_caller]
+fn refused(question: &Value, code: &Value) {
+    let answer = ask(question);
+    let codes = answer["errors"].as_array().unwrap();
+    let (valid, trust) = (&answer["valid"], &answer["trust"]);
+    assert_eq!((valid, trust), (&json!(false), &json!("unknown")), "{question}");
+    assert_eq!((codes.len(), &codes[0]["code"]), (1, code), "{question}");
+}
+
+#[test]
+fn notes() {
+    let note = note();
+    let ask_about = |case: &Value| json!({"check": "checkpoint", "checkpoint": base64(&case["note"]), "log_key": note["vkey"]});
+    for case in note["accepted"].as_array().unwrap() {
+        let answer = accepted(&ask_about(case));
+        assert_eq!(answer["trust"], "caller_supplied");
+        let expected =
+            json!({"origin": case["origin"], "size": case["size"], "root": case["root"]});
+        assert_eq!(answer["checkpoint"], expected);
+    }
+    for case in note["refused"].as_array().unwrap() {
+        refused(&ask_about(case), &case["code"]);
+    }
+}
+
+#[test]
+fn proofs() {
+    let proof = proof();
+    let ask_about = |case: &Value| {
+        json!({
+            "check": "inclusion", "trust": "pinned", "log_key": proof["vkey"],
+            "envelope": base64(&case["entry"]), "proof": base64(&case["proof"]),
+        })
+    };
+    for case in proof["accepted"].as_array().unwrap() {
+        let answer = accepted(&ask_about(case));
+        assert_eq!(answer["trust"], "pinned");
+        assert_eq!(answer["checkpoint"]["size"], case["size"]);
+    }
+    for case in proof["refused"].as_array().unwrap() {
+        refused(&ask_about(case), &case["code"]);
+    }
+}
+
+#[test]
+fn envelopes() {
+    let dsse = dsse();
+    let spki = BASE64.decode(dsse["spki_der"].as_str().unwrap()).unwrap();
+    let ask_about = |case: &Value, keys: Value| json!({"check": "receipt", "envelope": base64(&case["envelope"]), "keys": keys});
+    for case in dsse["refused"].as_array().unwrap() {
+        refused(&ask_about(case, json!([pem::encode(&spki)])), &case["code"]);
+    }
+    for case in dsse["accepted"].as_array().unwrap() {
+        // Signed, but no receipts.
+        let malformed = json!("receipt_malformed");
+        refused(&ask_about(case, json!([pem::encode(&spki)])), &malformed);
+        refused(&ask_about(case, json!([])), &json!("verify_unknown_key"));
+        refused(&ask_about(case, json!(["a key"])), &json!("question_key"));
+    }
+}
+
+#[test]
+fn questions_that_make_no_sense() {
+    for question in [
+        json!({}),
+        json!([]),
+        json!({"check": "weather"}),
+        json!({"check": "receipt", "envelope": "e30=", "keys": [], "trust": "unknown"}),
+        json!({"check": "receipt", "envelope": "e30", "keys": []}),
+        json!({"check": "receipt", "envelope": "e30=", "keys": [], "more": 1}),
+        json!({"check": "bundle"}),
+        json!({"check": "bundle", "tar": "", "files": {}}),
+    ] {
+        refused(&question, &json!("question_malformed"));
+    }
+    let none = json!({"check": "bundle", "tar": ""});
+    refused(&none, &json!("bundle_archive"));
+    let empty = ask(&json!({"check": "bundle", "files": {}}));
+    assert_eq!((&empty["valid"], &empty["receipts"]), (&json!(false), &json!(0)));
+    let key = json!({"check": "checkpoint", "checkpoint": "", "log_key": "x"});
+    refused(&key, &json!("note_verifier_key"));
+}
+
+proptest! {
+    #[test]
+    fn the_algorithms_agree_with_the_servers(
+        at in any::<prop::sample::Index>(),
+        bit in 0_u8..8,
+        part in 0..3_usize,
+        case in 0..3_usize,
+    ) {
+        let dsse = dsse();
+        let case = &dsse["accepted"][case];
+        let envelope = vectors(case["envelope"].as_str().unwrap());
+        let text = |value: &Value| BASE64.decode(value.as_str().unwrap()).unwrap();
+        let mut parts = [
+            text(&dsse["spki_der"]),
+            case["pae"].as_str().unwrap().as_bytes().to_vec(),
+            text(&envelope["signatures"][0]["sig"]),
+        ];
+        let check = |parts: &[Vec<u8>; 3]| {
+            let [spki, message, sig] = parts;
+            let (pure, native) = (PureVerifier, NativeVerifier);
+            (pure.p256_sha256(spki, message, sig), native.p256_sha256(spki, message, sig))
+        };
+        prop_assert_eq!(check(&parts), (true, true));
+        let at = at.index(parts[part].len());
+        parts[part][at] ^= 1 << bit;
+        prop_assert_eq!(check(&parts), (false, false));
+    }
+
+    #[test]
+    fn any_question_is_answered(question in prop::collection::vec(any::<u8>(), 0..200)) {
+        let answer: Value = serde_json::from_slice(&answer(&question)).unwrap();
+        prop_assert_eq!(&answer["valid"], false);
+    }
+}
