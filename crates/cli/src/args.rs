@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    accounts, actions, approvals, evidence, identity, init, ledger, policy, receipts, serve, tools,
+    accounts, actions, approvals, evidence, identity, init, ledger, migrate, policy, receipts, serve, tools,
     verify, version,
 };
 use crate::context::Context;
@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Init(init::Init),
     /// Run the server.
     Serve(serve::Serve),
+    /// Make or update the tables of a PostgreSQL database.
+    Migrate(migrate::Migrate),
     /// Submit an action.
     Submit(actions::Submit),
     /// Follow and steer actions.
@@ -89,6 +91,7 @@ impl Command {
             Self::Demo { keep } => demo::run(keep).await,
             Self::Init(command) => command.run(context).await,
             Self::Serve(command) => command.run().await,
+            Self::Migrate(command) => command.run(context).await,
             Self::Submit(command) => command.run(context).await,
             Self::Actions(command) => command.run(context).await,
             Self::Approvals(command) => command.run(context).await,

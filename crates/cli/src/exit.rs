@@ -94,6 +94,12 @@ impl Exit {
                 },
             });
         }
+        let database = |error: &ledger::Error| {
+            matches!(error, ledger::Error::Database(_) | ledger::Error::Schema(_))
+        };
+        if cause.downcast_ref().is_some_and(database) {
+            return Some(Self::Configuration);
+        }
         if cause.downcast_ref().is_some_and(server::StartError::is_configuration) {
             return Some(Self::Configuration);
         }

@@ -19,6 +19,12 @@ pub enum Error {
     /// Another server has taken over the log.
     #[error("another server writes this log now")]
     Fenced,
+    /// The store's tables are not what this program makes of them.
+    #[error("the store's schema: {0}")]
+    Schema(String),
+    /// A database's address that cannot be used. It says nothing of the password.
+    #[error("the database: {0}")]
+    Database(String),
     /// What is stored contradicts itself.
     #[error("the store is corrupt: {0}")]
     Corrupt(String),
@@ -69,6 +75,8 @@ impl From<Error> for Failure {
             Error::Busy => ("overloaded", Category::RateLimited, true),
             Error::Fenced | Error::Stopped => ("unavailable", Category::Internal, true),
             Error::Store(_) => ("store_failed", Category::Internal, true),
+            Error::Schema(_) => ("store_schema", Category::Internal, false),
+            Error::Database(_) => ("store_failed", Category::Internal, false),
             Error::Corrupt(_) => ("store_corrupt", Category::Internal, false),
             Error::Key { .. } => ("key_unavailable", Category::Internal, true),
         };

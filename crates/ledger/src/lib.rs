@@ -7,6 +7,8 @@ mod error;
 pub mod evidence;
 mod folder;
 pub mod keys;
+mod migrations;
+pub mod postgres;
 mod project;
 pub mod proofs;
 pub mod rebuild;
@@ -112,6 +114,17 @@ impl Ledger {
         host: &str,
     ) -> Result<Self, Error> {
         let epoch = store.acquire()?;
+        Self::start_at(store, keys, clock, host, epoch)
+    }
+
+    /// Starts the sequencer of a writer that has taken over under `epoch` already.
+    pub fn start_at(
+        store: Arc<dyn Store>,
+        keys: Arc<dyn KeyProvider>,
+        clock: Clock,
+        host: &str,
+        epoch: u64,
+    ) -> Result<Self, Error> {
         let (requests, queue) = mpsc::channel(QUEUE);
         let sequencer = Sequencer::new(store.clone(), keys.clone(), clock, host.to_owned(), epoch);
         std::thread::Builder::new()

@@ -18,7 +18,7 @@ use crate::edges::Edges;
 use crate::keys::{KeyProvider, NoteSigner, P256Signer, Purpose};
 use crate::project::Versioned;
 use crate::sign::{SignPool, Signed, Unsigned};
-use crate::store::{Commit, Head, HeadUpdate, ReceiptRow, SideRow, Store};
+use crate::store::{Commit, Head, HeadUpdate, ReceiptRow, SideRow, Store, check_text};
 use crate::{Batch, Clock, Committed, Error};
 
 /// Batches in one physical commit. 256 receipts of 2 KB are half a megabyte: one fsync's worth.
@@ -160,6 +160,7 @@ impl Sequencer {
 
     /// Runs a batch's commands and chains its receipt. Nothing of it stays where one is refused.
     fn chain(&mut self, group: &mut Group, batch: Batch) -> Result<Chained, Error> {
+        batch.side.iter().try_for_each(SideRow::check_texts)?;
         let tail = match group.tails.get(&batch.log) {
             Some(tail) => *tail,
             None => self.log(&batch.log)?.tail,
@@ -173,6 +174,7 @@ impl Sequencer {
         let mut touched: HashMap<Stream, Versioned> = HashMap::new();
         let mut transitions = Vec::new();
         for command in batch.commands {
+            check_text(&command.stream.id)?;
             let current = match touched.remove(&command.stream) {
                 Some(current) => current,
                 None => self.state(group, &batch.log, &command.stream)?,

@@ -14,6 +14,7 @@ use rusqlite::{
 use crate::store::{
     Class, Commit, ContentRow, EntityRow, Head, HeadUpdate, Page, ReceiptRow, SideRow, Store,
 };
+use crate::migrations::{self, Engine, Known};
 use crate::{Error, sql};
 
 /// Readers kept open. Each holds a few pages; more than this wait for one another.
@@ -30,9 +31,10 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens `path`, making it where it is absent. A file of another schema version is refused.
+    /// Opens `path`, making it where it is absent. A file that is not what the
+    /// migrations make is refused.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let writer = connect(path, OpenFlags::default())?;
+        let mut writer = connect(path, OpenFlags::default())?;
         writer.pragma_update(None, "journal_mode", "WAL")?;
         let journal: String = writer.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
         if journal != "wal" {
@@ -41,7 +43,7 @@ impl Sqlite {
         }
         writer.pragma_update(None, "synchronous", "FULL")?;
         writer.pragma_update(None, "wal_autocheckpoint", 4000)?;
-        migrate(&writer)?;
+        migrate(&mut writer)?;
         let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let readers = (0..READERS)
             .map(|_| connect(path, read_only).map(Mutex::new))
@@ -76,26 +78,34 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-fn migrate(connection: &Connection) -> Result<(), Error> {
-    let known: bool = connection.query_row(
-        "SELECT count(*) > 0 FROM sqlite_master WHERE type = 'table' AND name = 'writer'",
-        [],
-        |row| row.get(0),
-    )?;
-    if !known {
-        let schema = sql::SCHEMA.replace("BYTES", "BLOB");
-        connection.execute_batch(&format!("BEGIN IMMEDIATE; {schema} COMMIT;"))?;
+/// Applies the migrations that the file lacks; refuses a file that was changed otherwise.
+fn migrate(connection: &mut Connection) -> Result<(), Error> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute(&Engine::Sqlite.text(migrations::TABLE), [])?;
+    let known: Vec<Known> = tx
+        .prepare(migrations::KNOWN)?
+        .query_map([], |row| {
+            let (number, name) = (row.get(0)?, row.get(1)?);
+            Ok(Known { number, name, checksum: row.get(2)?, tables: row.get(3)? })
+        })?
+        .collect::<Result<_, _>>()?;
+    for migration in migrations::missing(Engine::Sqlite, &known, &tables(&tx)?)? {
+        tx.execute_batch(&migration.sql(Engine::Sqlite))?;
+        let (number, name) = (migration.number, migration.name);
+        let tables = migrations::tables_json(&tables(&tx)?)?;
+        let checksum = migration.checksum(Engine::Sqlite);
+        tx.execute(migrations::RECORD, params![number, name, checksum, tables])?;
     }
-    let version: i64 =
-        connection.query_row("SELECT schema FROM writer WHERE id = 1", [], |row| row.get(0))?;
-    if version == sql::SCHEMA_VERSION {
-        Ok(())
-    } else {
-        Err(Error::Store(format!(
-            "the file has schema version {version}, this server knows {}",
-            sql::SCHEMA_VERSION
-        )))
-    }
+    Ok(tx.commit()?)
+}
+
+/// What SQLite says of its tables.
+fn tables(connection: &Connection) -> Result<migrations::Tables, Error> {
+    let lines: Vec<(String, String)> = connection
+        .prepare("SELECT tbl_name, coalesce(sql, '') FROM sqlite_master ORDER BY name")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    Ok(migrations::fingerprints(lines))
 }
 
 /// An unsigned number as SQLite has it. Sizes and indices stay below 2^63.
@@ -210,6 +220,7 @@ impl Store for Sqlite {
     }
 
     fn commit(&self, commit: &Commit) -> Result<(), Error> {
+        commit.check_texts()?;
         let mut writer = self.writer.lock();
         let tx = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Immediate: nobody else writes until this transaction ends.

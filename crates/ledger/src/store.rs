@@ -174,6 +174,40 @@ pub struct Commit {
     pub side: Vec<SideRow>,
 }
 
+/// What no engine keeps: PostgreSQL has no text with a NUL in it.
+pub(crate) fn check_text(text: &str) -> Result<(), Error> {
+    if text.contains('\0') {
+        return Err(Error::Invalid("an id or a text has a NUL character in it".to_owned()));
+    }
+    Ok(())
+}
+
+impl SideRow {
+    /// Refuses texts that an engine cannot keep.
+    pub(crate) fn check_texts(&self) -> Result<(), Error> {
+        match self {
+            Self::Content(ContentRow { tenant, id, .. }) | Self::DropContent { tenant, id, .. } => {
+                check_text(tenant).and_then(|()| check_text(id))
+            }
+            Self::ContentKey(ContentKeyRow { tenant, .. }) | Self::Blob { tenant, .. } => {
+                check_text(tenant)
+            }
+        }
+    }
+}
+
+impl Commit {
+    /// Refuses texts that an engine cannot keep.
+    pub(crate) fn check_texts(&self) -> Result<(), Error> {
+        self.side.iter().try_for_each(SideRow::check_texts)?;
+        for row in &self.entities {
+            check_text(&row.stream.id)?;
+            check_text(&row.body)?;
+        }
+        Ok(())
+    }
+}
+
 /// Which part of a list is wanted: ids descending (the newest first) below `before`.
 #[derive(Clone, Debug, Default)]
 pub struct Page {

@@ -92,7 +92,7 @@ impl From<Failure> for NotAdmitted {
     }
 }
 
-fn is_grpc(request: &Request) -> bool {
+pub(crate) fn is_grpc(request: &Request) -> bool {
     let content_type = request.headers().get(header::CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
@@ -186,7 +186,7 @@ fn trace_id(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The request's own id where it is harmless, else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let own = headers.get(REQUEST_ID).filter(|value| {
         let bytes = value.as_bytes();
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:".contains(b);
@@ -203,7 +203,7 @@ fn show_allowance(headers: &mut HeaderMap, allowance: Allowance) {
     headers.insert("x-ratelimit-reset", reset_ms.div_ceil(1_000).into());
 }
 
-fn refuse(failure: Failure, request_id: &HeaderValue, grpc: bool) -> Response {
+pub(crate) fn refuse(failure: Failure, request_id: &HeaderValue, grpc: bool) -> Response {
     let mut wire = error::wire(failure);
     wire.request_id = request_id.to_str().unwrap_or_default().to_owned();
     if grpc {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use connectors::Grants;
 use kernel::ids::ToolId;
 use kernel::values::MicroUsd;
+use ledger::postgres::Database;
 use serde::{Deserialize, Serialize};
 
 /// Why a configuration is refused.
@@ -43,6 +44,10 @@ pub enum Error {
 pub struct Config {
     /// The folder of the logs and keys.
     pub data: PathBuf,
+    /// The database of the logs, instead of files in `data`: `postgres://USER@HOST/NAME`.
+    pub database: Option<DatabaseUrl>,
+    /// The folder of the keys; `keys` in `data` where absent. Servers of one database share it.
+    pub keys_dir: Option<PathBuf>,
     /// Where to listen: `127.0.0.1:8480`. Port 0 takes a free one.
     pub listen: String,
     /// Certificate and key; without them the server speaks plain HTTP.
@@ -61,6 +66,28 @@ pub struct Config {
     pub extra_ca: Option<PathBuf>,
     /// Policy.
     pub policy: Policy,
+}
+
+/// The URL of a database. It may hold a password, so it is not shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(pub String);
+
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DatabaseUrl(…)")
+    }
+}
+
+impl DatabaseUrl {
+    /// The database. Where the URL has no password, `PGPASSWORD` may have it.
+    pub fn open(&self) -> Result<Database, Error> {
+        let password = std::env::var("PGPASSWORD").ok();
+        Database::parse(&self.0, password.as_deref()).map_err(|error| match error {
+            ledger::Error::Database(reason) => Error::Value { key: "database", reason },
+            other => Error::Value { key: "database", reason: other.to_string() },
+        })
+    }
 }
 
 /// PEM files.
@@ -100,6 +127,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data: PathBuf::from("tally-data"),
+            database: None,
+            keys_dir: None,
             listen: "127.0.0.1:8480".to_owned(),
             tls: None,
             host: "localhost".to_owned(),
@@ -118,6 +147,8 @@ impl Default for Config {
 pub struct Overrides {
     /// See [`Config::data`].
     pub data: Option<PathBuf>,
+    /// See [`Config::database`].
+    pub database: Option<DatabaseUrl>,
     /// See [`Config::listen`].
     pub listen: Option<String>,
     /// See [`Config::tls`].
@@ -139,10 +170,21 @@ impl Config {
             }
         };
         config.data = overrides.data.unwrap_or(config.data);
+        config.database = overrides.database.or(config.database);
         config.listen = overrides.listen.unwrap_or(config.listen);
         config.tls = overrides.tls.or(config.tls);
         config.check()?;
         Ok(config)
+    }
+
+    /// The database, where there is one.
+    pub fn database(&self) -> Result<Option<Database>, Error> {
+        self.database.as_ref().map(DatabaseUrl::open).transpose()
+    }
+
+    /// The folder of the keys.
+    pub fn keys_dir(&self) -> PathBuf {
+        self.keys_dir.clone().unwrap_or_else(|| self.data.join("keys"))
     }
 
     /// Checks what serde cannot.
@@ -156,6 +198,7 @@ impl Config {
         if !host {
             return value("host", "write a host name: letters, digits, `.`, `-` and `:`");
         }
+        self.database()?;
         if kernel::ids::TenantId::new(&self.tenant).is_err()
             || self.tenant == kernel::receipt::SYSTEM
         {

@@ -20,12 +20,14 @@ mod policies;
 mod rate;
 mod receipts;
 mod shared;
+mod standby;
 mod start;
+mod stores;
 mod system;
 mod tools;
 mod waiters;
 
-pub use config::{Config, Error as ConfigError, Overrides, Policy as PolicyConfig, Tls};
+pub use config::{Config, DatabaseUrl, Error as ConfigError, Overrides, Policy as PolicyConfig, Tls};
 pub use start::{Credentials, Error as StartError, Running, start};
 
 use crate::shared::Caller;

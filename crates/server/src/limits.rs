@@ -42,3 +42,5 @@ pub const RETRY_MAX_MS: i64 = 60_000;
 pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How long a stopping server waits for requests under way, and then for actions.
 pub const STOP_WAIT: Duration = Duration::from_secs(10);
+/// When a client of a server that stands by may ask again.
+pub const STANDBY_RETRY_MS: u64 = 1_000;

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,7 +15,6 @@ use connectors::{SystemResolver, Tools, ToolsConfig};
 use kernel::receipt::LogId;
 use ledger::content::Vault;
 use ledger::keys::{FileKeys, KeyProvider};
-use ledger::sqlite::Sqlite;
 use ledger::store::Store;
 use ledger::{Clock, Ledger, rebuild};
 use proto::identity::CreateKeyResponse;
@@ -39,6 +38,8 @@ use crate::metrics::Metrics;
 use crate::policies::{self, PoliciesApi};
 use crate::receipts::ReceiptsApi;
 use crate::shared::{Control, Shared, system_clock};
+use crate::standby::{self, Front};
+use crate::stores::{Epochs, Stores};
 use crate::system::SystemApi;
 use crate::tools::ToolsApi;
 use crate::waiters::Waiters;
@@ -76,7 +77,9 @@ impl Error {
     /// Whether it takes another configuration to start.
     pub fn is_configuration(&self) -> bool {
         let tls = matches!(self, Self::Listen(listen::Error::Tls { .. }));
-        tls || matches!(self, Self::Config(_) | Self::Tools(_))
+        let database =
+            matches!(self, Self::Ledger(ledger::Error::Database(_) | ledger::Error::Schema(_)));
+        tls || database || matches!(self, Self::Config(_) | Self::Tools(_))
     }
 }
 
@@ -104,14 +107,22 @@ pub struct Credentials {
     pub key: String,
 }
 
-/// A server that runs.
-#[derive(Debug)]
+/// A server that runs, or stands by.
 pub struct Running {
     url: String,
     credentials: Option<PathBuf>,
     stop: CancellationToken,
     tasks: TaskTracker,
     running: TaskTracker,
+    stores: Arc<Stores>,
+    /// Why it stopped by itself.
+    ended: Arc<OnceLock<String>>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 impl Running {
@@ -133,50 +144,150 @@ impl Running {
         if tokio::time::timeout(limits::STOP_WAIT, self.running.wait()).await.is_err() {
             tracing::warn!("some actions did not end in time: the next start takes them up");
         }
+        standby::release(&self.stores);
     }
 
-    /// Returns when the server has stopped by itself.
-    pub async fn wait(&self) {
-        self.tasks.wait().await;
+    /// Returns when the server stops by itself, and says why. What is under way need not have
+    /// ended: a server whose place another has taken must not go on.
+    pub async fn wait(&self) -> String {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.tasks.wait() => {}
+        }
+        self.ended.get().cloned().unwrap_or_else(|| "the server stopped by itself".to_owned())
     }
 }
 
-/// Starts the server. It serves when this returns.
+/// Starts the server. It serves when this returns, or stands by while another does.
 pub async fn start(config: Config) -> Result<Running, Error> {
     config.check()?;
     let tools = tools(&config)?;
     let listener = Listener::bind(&config.listen, config.tls.as_ref()).await?;
     let url = format!("{}://{}", listener.scheme(), listener.address);
-    let shared = Arc::new(open(config, tools)?);
-    queue::recover(&shared).await?;
-    let credentials = first_start(&shared, &url).await?;
-    for tenant in shared.control.directory.tenants() {
-        policies::install(&shared, &tenant.id)?;
-    }
-    let running = shared.running.clone();
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    tasks.spawn(queue::serve(shared.clone(), stop.clone()));
-    tasks.spawn(confirm(shared.clone(), stop.clone()));
-    tasks.spawn(sweep(shared.clone(), stop.clone()));
-    tasks.spawn(listener.serve(router(shared), stop.clone()));
-    tasks.close();
-    Ok(Running { url, credentials, stop, tasks, running })
+    let stores = Arc::new(Stores::open(&config, &url)?);
+    let mut running = Running {
+        url,
+        credentials: None,
+        stop: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        running: TaskTracker::new(),
+        ended: Arc::default(),
+        stores,
+    };
+    let start = Start::of(&running, config, tools);
+    let router = match running.stores.occupied()? {
+        None => {
+            let epochs = running.stores.acquire()?;
+            let (router, credentials) = start.serve(epochs).await?;
+            running.credentials = credentials;
+            router
+        }
+        Some(address) => {
+            tracing::info!(address, "another server writes to this database: standing by");
+            let front = Front::default();
+            running.tasks.spawn(start.stand_by(front.clone()));
+            front.router()
+        }
+    };
+    running.tasks.spawn(listener.serve(router, running.stop.clone()));
+    running.tasks.close();
+    Ok(running)
 }
 
-/// Opens stores and keys; loads the control plane.
-fn open(config: Config, tools: Tools) -> Result<Shared, Error> {
-    let data = |source| Error::Data { path: config.data.clone(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data).map_err(data)?;
-    lock(&config.data)?;
+/// A server before it serves.
+struct Start {
+    config: Config,
+    tools: Tools,
+    url: String,
+    stores: Arc<Stores>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    running: TaskTracker,
+    ended: Arc<OnceLock<String>>,
+}
+
+impl Start {
+    fn of(running: &Running, config: Config, tools: Tools) -> Self {
+        Self {
+            config,
+            tools,
+            url: running.url.clone(),
+            stores: running.stores.clone(),
+            stop: running.stop.clone(),
+            tasks: running.tasks.clone(),
+            running: running.running.clone(),
+            ended: running.ended.clone(),
+        }
+    }
+
+    /// Takes over when it is due, and serves then.
+    async fn stand_by(self, front: Front) {
+        let (stop, ended, stores) = (self.stop.clone(), self.ended.clone(), self.stores.clone());
+        let served = match standby::take_over(&stores, &stop).await {
+            Ok(None) => return,
+            Ok(Some(epochs)) => self.serve(epochs).await,
+            Err(error) => Err(error),
+        };
+        match served {
+            Ok((router, _)) => {
+                front.open(router);
+                tracing::info!("this server has taken over");
+            }
+            Err(error) => end(&stop, &ended, format!("taking over failed: {error}")),
+        }
+    }
+
+    /// Loads what is known, recovers what was cut off, and starts to serve.
+    async fn serve(self, epochs: Epochs) -> Result<(Router, Option<PathBuf>), Error> {
+        let Self { config, tools, url, stores, stop, tasks, running, ended } = self;
+        // From the first moment: what was lost while starting must not be served.
+        let (watched, stopped) = (stores.clone(), stop.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = standby::fenced(&watched.leases) => {
+                    let reason = "another server has taken over: this one stops";
+                    end(&stopped, &ended, reason.to_owned());
+                }
+            }
+        });
+        let shared = Arc::new(open(config, tools, &stores, epochs, running)?);
+        queue::recover(&shared).await?;
+        let credentials = first_start(&shared, &url).await?;
+        for tenant in shared.control.directory.tenants() {
+            policies::install(&shared, &tenant.id)?;
+        }
+        tasks.spawn(queue::serve(shared.clone(), stop.clone()));
+        tasks.spawn(confirm(shared.clone(), stop.clone()));
+        tasks.spawn(sweep(shared.clone(), stop));
+        Ok((router(shared), credentials))
+    }
+}
+
+/// Ends the server by itself.
+fn end(stop: &CancellationToken, ended: &OnceLock<String>, reason: String) {
+    tracing::error!("{reason}");
+    // The first reason is the one that counts.
+    let _first = ended.set(reason);
+    stop.cancel();
+}
+
+/// Opens keys; loads the control plane.
+fn open(
+    config: Config,
+    tools: Tools,
+    stores: &Stores,
+    epochs: Epochs,
+    running: TaskTracker,
+) -> Result<Shared, Error> {
     let clock: Clock = system_clock();
-    let keys: Arc<dyn KeyProvider> = Arc::new(FileKeys::open(&config.data.join("keys"))?);
-    let open = |file: &str| Sqlite::open(&config.data.join(file)).map(Arc::new);
-    let plane = |store| Ledger::start(store, keys.clone(), clock.clone(), &config.host);
-    let control = open("control.sqlite")?;
-    fold_control(control.as_ref(), keys.as_ref(), &config.host)?;
-    let control = plane(control)?;
-    let runtime = plane(open("runtime.sqlite")?)?;
+    let keys: Arc<dyn KeyProvider> = Arc::new(FileKeys::open(&config.keys_dir())?);
+    let plane = |store: &Arc<dyn Store>, epoch| {
+        Ledger::start_at(store.clone(), keys.clone(), clock.clone(), &config.host, epoch)
+    };
+    fold_control(stores.control.as_ref(), keys.as_ref(), &config.host)?;
+    let control = plane(&stores.control, epochs.control)?;
+    let runtime = plane(&stores.runtime, epochs.runtime)?;
     let limits = policy::Config {
         confirmation_ttl_s: config.policy.ttl_s.into(),
         decision_limit_ms: config.policy.decision_limit_ms,
@@ -196,7 +307,7 @@ fn open(config: Config, tools: Tools) -> Result<Shared, Error> {
         clock,
         metrics: Metrics::new(),
         waiters: Waiters::default(),
-        running: TaskTracker::new(),
+        running,
         queue: tokio::sync::Notify::new(),
         config,
     })
@@ -240,29 +351,6 @@ fn tools(config: &Config) -> Result<Tools, Error> {
         extra_ca_pem: config.extra_ca.as_ref().map(read).transpose()?,
         resolver: Arc::new(SystemResolver),
     })?)
-}
-
-/// One server for one data folder. The lock lives as long as the process.
-fn lock(data: &Path) -> Result<(), Error> {
-    let path = data.join("lock");
-    let failed = |source| Error::Data { path: path.clone(), source };
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {
-            // Kept open on purpose: closing it would give up the lock.
-            std::mem::forget(file);
-            Ok(())
-        }
-        Err(error) => {
-            Err(Error::Start(format!("`{}` is in use by another server: {error}", path.display())))
-        }
-    }
 }
 
 /// Makes the first tenant and writes its owner's key, on the first start.

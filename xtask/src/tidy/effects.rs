@@ -48,6 +48,7 @@ const EFFECTS: [Effect; 3] = [
             ("sandbox", "hardened workers"),
             ("cli", "`tally demo` runs openssl where there is one"),
             ("bench", "starts the daemon it measures"),
+            ("testkit", "starts PostgreSQL for tests"),
         ],
     },
 ];

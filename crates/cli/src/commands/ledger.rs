@@ -2,21 +2,27 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use kernel::receipt::LogId;
 use ledger::keys::FileKeys;
+use ledger::postgres::{Owner, Plane, Postgres, limits};
 use ledger::rebuild::{Report, rebuild, verify_states};
 use ledger::sqlite::Sqlite;
-use ledger::store::Store as _;
+use ledger::store::Store;
 use proto::ledger::{VerifyLedgerRequest, VerifyLedgerResponse};
 use serde::Serialize;
+use server::DatabaseUrl;
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 
 /// The stores of a data folder: one for each plane.
 const STORES: [&str; 2] = ["control.sqlite", "runtime.sqlite"];
+/// How long a database is watched for a server that still writes.
+const WATCH: Duration = limits::TAKEOVER.saturating_mul(2);
 
 /// `tally ledger`.
 #[derive(Debug, Subcommand)]
@@ -43,6 +49,15 @@ pub(crate) struct Folder {
     /// The host that begins the origin of its logs, as in tally.yaml.
     #[arg(long, default_value = "localhost", value_name = "NAME")]
     host: String,
+    /// The database, where the logs are in one.
+    #[arg(
+        long,
+        env = "TALLY_DATABASE",
+        hide_env_values = true,
+        value_name = "URL",
+        requires = "data"
+    )]
+    database: Option<String>,
 }
 
 /// What was found in a data folder.
@@ -55,14 +70,15 @@ struct Found {
 impl Ledger {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         match self {
-            Self::Verify { folder: Folder { data: Some(data), host }, .. } => {
-                let stopped = Stopped::open(&data)?;
+            Self::Verify { folder: Folder { data: Some(data), host, database }, .. } => {
+                let stopped = Stopped::open(&data, database).await?;
                 let keys = FileKeys::open(&data.join("keys"))?;
                 stopped.each_log(context, |store, log| verify_states(store, &host, &keys, log))
             }
             Self::Verify { workspace, .. } => online(workspace, context).await,
-            Self::Rebuild(Folder { data: Some(data), .. }) => {
-                Stopped::open(&data)?.each_log(context, |store, log| rebuild(store, log))
+            Self::Rebuild(Folder { data: Some(data), database, .. }) => {
+                let stopped = Stopped::open(&data, database).await?;
+                stopped.each_log(context, |store, log| rebuild(store, log))
             }
             Self::Rebuild(_) => Err(Failure::Usage("give --data DIR".to_owned()).into()),
         }
@@ -71,18 +87,21 @@ impl Ledger {
 
 /// The stores of a server that does not run, and cannot be started meanwhile.
 struct Stopped {
-    stores: Vec<Sqlite>,
+    stores: Vec<Arc<dyn Store>>,
+    /// On a database: the same, held as a server would hold them.
+    held: Vec<Arc<Postgres>>,
     _lock: File,
 }
 
 impl Stopped {
-    fn open(data: &Path) -> anyhow::Result<Self> {
+    async fn open(data: &Path, database: Option<String>) -> anyhow::Result<Self> {
         let bad = |reason: String| {
             let data = data.display();
             Failure::Usage(format!("--data `{data}`: {reason}"))
         };
         // Opening would make what is absent, and new keys would verify nothing.
-        for name in STORES.into_iter().chain(["keys/master.key", "lock"]) {
+        let files = if database.is_none() { &STORES[..] } else { &[] };
+        for name in files.iter().chain(&["keys/master.key", "lock"]) {
             if !data.join(name).is_file() {
                 return Err(bad(format!("is no data folder: it has no `{name}`")).into());
             }
@@ -90,25 +109,57 @@ impl Stopped {
         let lock = OpenOptions::new().write(true).open(data.join("lock"));
         let lock = lock.map_err(|error| bad(error.to_string()))?;
         lock.try_lock().map_err(|_| bad("is in use: stop the server first".to_owned()))?;
-        let stores = STORES.iter().map(|name| Sqlite::open(&data.join(name)));
-        Ok(Self { stores: stores.collect::<Result<_, _>>()?, _lock: lock })
+        let (mut stores, mut held) = (Vec::<Arc<dyn Store>>::new(), Vec::new());
+        match database {
+            None => {
+                for name in STORES {
+                    stores.push(Arc::new(Sqlite::open(&data.join(name))?));
+                }
+            }
+            Some(url) => {
+                held = hold(data, DatabaseUrl(url)).await?;
+                stores.extend(held.iter().map(|store| -> Arc<dyn Store> { store.clone() }));
+            }
+        }
+        Ok(Self { stores, held, _lock: lock })
     }
 
     fn each_log(
         &self,
         context: &Context,
-        check: impl Fn(&Sqlite, &LogId) -> Result<Report, ledger::Error>,
+        check: impl Fn(&dyn Store, &LogId) -> Result<Report, ledger::Error>,
     ) -> anyhow::Result<Exit> {
         let mut logs = Vec::new();
         for store in &self.stores {
             for log in store.logs()? {
-                logs.push(check(store, &log)?);
+                logs.push(check(store.as_ref(), &log)?);
             }
+        }
+        for store in &self.held {
+            store.release()?;
         }
         let valid = logs.iter().all(Report::valid);
         context.output().show(&Found { valid, logs }, describe)?;
         Ok(Exit::of_verification(valid))
     }
+}
+
+/// Takes both planes of a database, as a server that starts would: none writes meanwhile.
+async fn hold(data: &Path, database: DatabaseUrl) -> anyhow::Result<Vec<Arc<Postgres>>> {
+    let database = database.open()?;
+    // A server that crashed on this folder need not be waited for.
+    let owner = std::fs::read_to_string(data.join("owner")).unwrap_or_default();
+    let id = if owner.is_empty() { format!("check {}", std::process::id()) } else { owner };
+    let owner = Owner { id, address: "tally ledger".to_owned() };
+    let mut held = Vec::new();
+    for plane in Plane::ALL {
+        let store = Postgres::open(&database, plane, owner.clone())?;
+        let free = tokio::time::timeout(WATCH, store.stand_by()).await;
+        free.map_err(|_| Failure::Usage("--database: a server writes to it".to_owned()))??;
+        store.acquire()?;
+        held.push(Arc::new(store));
+    }
+    Ok(held)
 }
 
 fn describe(found: &Found) -> String {

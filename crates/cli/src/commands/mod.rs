@@ -7,6 +7,7 @@ pub(crate) mod evidence;
 pub(crate) mod identity;
 pub(crate) mod init;
 pub(crate) mod ledger;
+pub(crate) mod migrate;
 pub(crate) mod policy;
 pub(crate) mod receipts;
 pub(crate) mod serve;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use server::{Config, Overrides, Tls};
+use server::{Config, DatabaseUrl, Overrides, Tls};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -18,6 +18,10 @@ pub(crate) struct Serve {
     /// The folder of the logs and keys.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// The database of the logs, instead of files: postgres://USER@HOST/NAME. Others may see a
+    /// command line: a password is better in the variable, in PGPASSWORD or in a passfile.
+    #[arg(long, env = "TALLY_DATABASE", hide_env_values = true, value_name = "URL")]
+    database: Option<String>,
     /// Where to listen, such as 127.0.0.1:8480; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -37,19 +41,20 @@ impl Serve {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
         log_to_stderr()?;
         let tls = self.tls_cert.zip(self.tls_key).map(|(cert, key)| Tls { cert, key });
-        let overrides = Overrides { data: self.data, listen: self.listen, tls };
+        let database = self.database.map(DatabaseUrl);
+        let overrides = Overrides { data: self.data, database, listen: self.listen, tls };
         let config = Config::load(self.config.as_deref(), overrides)?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let running = server::start(config).await?;
         print(&format!("listening on {}", running.url()))?;
-        let stopped_by_itself = tokio::select! {
-            _ = interrupt.recv() => false,
-            _ = terminate.recv() => false,
-            () = running.wait() => true,
-        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            reason = running.wait() => anyhow::bail!(reason),
+        }
         running.stop().await;
-        Ok(if stopped_by_itself { Exit::Internal } else { Exit::Done })
+        Ok(Exit::Done)
     }
 }
 

@@ -28,7 +28,7 @@ fn request(selection: Selection, full_log: bool) -> ExportRequest {
 }
 
 async fn exported(count: u64, selection: Selection, full_log: bool) -> (Place, Ledger, Vec<u8>) {
-    let place = Place::new();
+    let place = Place::sqlite();
     let ledger = place.open();
     grow(&ledger, &log("ops"), count).await;
     let bundle = export(&ledger, &request(selection, full_log)).unwrap();
@@ -76,7 +76,7 @@ async fn bundles_verify_with_pinned_and_with_brought_keys() {
     let half = Pinned { vkey: None, ..ours.clone() };
     assert_eq!(verify_bundle(&bundle, Some(&half)).trust, Trust::Unknown);
 
-    let other = Place::new();
+    let other = Place::sqlite();
     let other = other.open();
     grow(&other, &log("ops"), 1).await;
     let theirs = pinned(&other);

@@ -12,6 +12,10 @@ use kernel::values::{Digest, Timestamp};
 use crate::ledger::{balance, check_whole};
 use crate::support::*;
 
+on_both! {
+    a_failing_store_loses_nothing_that_was_acknowledged,
+}
+
 /// Fails commits: before they are made, or after.
 struct FaultStore {
     inner: Arc<dyn Store>,
@@ -103,9 +107,8 @@ impl Store for FaultStore {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failing_store_loses_nothing_that_was_acknowledged() {
-    let place = Place::new();
+async fn a_failing_store_loses_nothing_that_was_acknowledged(engine: Engine) {
+    let place = Place::new(engine);
     let faulty = FaultStore { inner: place.store(), commits: AtomicU8::new(0) };
     let ledger = place.open_on(Arc::new(faulty));
     let log = log("ops");

@@ -15,6 +15,16 @@ use kernel::values::{Digest, MicroUsd};
 use kernel::{ids::ActionId, reservation};
 use proptest::prelude::*;
 
+on_both! {
+    a_loser_is_answered_alone,
+    a_batch_is_carried_out_whole_or_not_at_all,
+    many_at_once_make_a_dense_verified_log,
+    the_checkpoint_is_read_by_another_implementation,
+    a_second_writer_goes_on_and_the_first_is_fenced,
+    what_was_changed_in_the_store_is_found,
+    a_truncated_log_is_found_against_a_held_checkpoint,
+}
+
 pub(crate) fn balance(ledger: &Ledger, log: &LogId, id: &str) -> i64 {
     match ledger.read(log, Kind::Account, id).unwrap() {
         Some(State::Account(account)) => account.balance().0,
@@ -29,9 +39,8 @@ pub(crate) fn check_whole(place: &Place, ledger: &Ledger, log: &LogId, size: u64
     assert_eq!(diff(store, log).unwrap(), []);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_loser_is_answered_alone() {
-    let place = Place::new();
+async fn a_loser_is_answered_alone(engine: Engine) {
+    let place = Place::new(engine);
     let ledger = place.open();
     let log = log("ops");
     commit(&ledger, &log, fund("budget", 100)).await.unwrap();
@@ -61,9 +70,8 @@ async fn a_loser_is_answered_alone() {
     check_whole(&place, &ledger, &log, 4);
 }
 
-#[tokio::test]
-async fn a_batch_is_carried_out_whole_or_not_at_all() {
-    let place = Place::new();
+async fn a_batch_is_carried_out_whole_or_not_at_all(engine: Engine) {
+    let place = Place::new(engine);
     let ledger = place.open();
     let log = log("ops");
     let mut commands = fund("budget", 100);
@@ -86,9 +94,8 @@ async fn a_batch_is_carried_out_whole_or_not_at_all() {
     check_whole(&place, &ledger, &log, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn many_at_once_make_a_dense_verified_log() {
-    let place = Place::new();
+async fn many_at_once_make_a_dense_verified_log(engine: Engine) {
+    let place = Place::new(engine);
     let ledger = place.open();
     let logs = [log("ops"), log("shop")];
     let tasks: Vec<_> = (0..64)
@@ -156,9 +163,8 @@ fn check_proofs(ledger: &Ledger, log: &LogId) {
     assert!(matches!(proofs::tlog_proof(ledger, log, 640), Err(Error::Absent(_))));
 }
 
-#[tokio::test]
-async fn the_checkpoint_is_read_by_another_implementation() {
-    let place = Place::new();
+async fn the_checkpoint_is_read_by_another_implementation(engine: Engine) {
+    let place = Place::new(engine);
     let ledger = place.open();
     let log = log("ops");
     grow(&ledger, &log, 3).await;
@@ -175,9 +181,8 @@ async fn the_checkpoint_is_read_by_another_implementation() {
     assert!(::ledger::keys::public_keys(&ledger, "nobody").unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn a_second_writer_goes_on_and_the_first_is_fenced() {
-    let place = Place::new();
+async fn a_second_writer_goes_on_and_the_first_is_fenced(engine: Engine) {
+    let place = Place::new(engine);
     let first = place.open();
     let log = log("ops");
     grow(&first, &log, 300).await;
@@ -189,10 +194,9 @@ async fn a_second_writer_goes_on_and_the_first_is_fenced() {
     check_whole(&place, &second, &log, 301);
 }
 
-#[tokio::test]
-async fn what_was_changed_in_the_store_is_found() {
+async fn what_was_changed_in_the_store_is_found(engine: Engine) {
     let check = async |sql: &str, bad: Option<u64>, message: &str| {
-        let place = Place::new();
+        let place = Place::new(engine);
         let ledger = place.open();
         let log = log("ops");
         grow(&ledger, &log, 600).await;
@@ -203,21 +207,19 @@ async fn what_was_changed_in_the_store_is_found() {
         assert!(report.errors.iter().any(|e| e.contains(message)), "{sql}: {:?}", report.errors);
         (place, store, log)
     };
-    let flip = "UPDATE receipt SET envelope = CAST(replace(CAST(envelope AS TEXT), \
-        substr(CAST(envelope AS TEXT), 400, 12), 'AAAABBBBCCCC') AS BLOB) WHERE idx = 417";
-    check(flip, Some(417), "receipt 417: the signature").await;
+    check("UPDATE receipt SET envelope = FLIPPED WHERE idx = 417", Some(417), "receipt 417: the signature").await;
     check("DELETE FROM receipt WHERE idx = 5", Some(5), "receipt 5: it is missing").await;
     check("DELETE FROM receipt WHERE idx >= 590", Some(590), "receipt 590: it is missing").await;
     let swap = "UPDATE receipt SET envelope = (SELECT envelope FROM receipt WHERE idx = 8), \
         leaf = (SELECT leaf FROM receipt WHERE idx = 8) WHERE idx = 9";
     check(swap, Some(9), "receipt 8 stands where 9 is due").await;
-    check("UPDATE receipt SET leaf = zeroblob(32) WHERE idx = 3", Some(3), "leaf hash").await;
-    check("UPDATE tree_hash SET hash = zeroblob(32) WHERE idx = 1", None, "tree hash 1").await;
+    check("UPDATE receipt SET leaf = ZEROS WHERE idx = 3", Some(3), "leaf hash").await;
+    check("UPDATE tree_hash SET hash = ZEROS WHERE idx = 1", None, "tree hash 1").await;
     let older = "UPDATE ledger_head SET checkpoint = replace(checkpoint, '600', '599')";
     check(older, None, "checkpoint").await;
     let richer = "UPDATE entity SET body = replace(body, '\"held\":0', '\"held\":-9') \
         WHERE id = 'acc-3'";
-    let (_place, store, log) = check_projection(richer).await;
+    let (_place, store, log) = check_projection(engine, richer).await;
     let found = diff(store.as_ref(), &log).unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].stream, Stream::new(Kind::Account, "acc-3"));
@@ -225,8 +227,8 @@ async fn what_was_changed_in_the_store_is_found() {
     assert_eq!(diff(store.as_ref(), &log).unwrap(), []);
 }
 
-async fn check_projection(sql: &str) -> (Place, Arc<dyn Store>, LogId) {
-    let place = Place::new();
+async fn check_projection(engine: Engine, sql: &str) -> (Place, Arc<dyn Store>, LogId) {
+    let place = Place::new(engine);
     let log = log("ops");
     grow(&place.open(), &log, 20).await;
     place.tamper(sql);
@@ -234,23 +236,17 @@ async fn check_projection(sql: &str) -> (Place, Arc<dyn Store>, LogId) {
     (place, store, log)
 }
 
-#[tokio::test]
-async fn a_truncated_log_is_found_against_a_held_checkpoint() {
-    let place = Place::new();
+async fn a_truncated_log_is_found_against_a_held_checkpoint(engine: Engine) {
+    let place = Place::new(engine);
     let log = log("ops");
     grow(&place.open(), &log, 10).await;
-    let copy = place.path("older.db");
-    rusqlite::Connection::open(place.db())
-        .unwrap()
-        .execute("VACUUM INTO $1", [copy.to_str().unwrap()])
-        .unwrap();
+    let older = place.copy();
     let ledger = place.open();
     commit(&ledger, &log, fund("acc-1", 1)).await.unwrap();
     let held = proofs::checkpoint(&ledger, &log).unwrap().unwrap();
     let held = Checkpoint::parse(Note::parse(held.as_bytes()).unwrap().text()).unwrap();
 
     // The older file is whole in itself, but cannot have grown from what was seen.
-    let older: Arc<dyn Store> = Arc::new(::ledger::sqlite::Sqlite::open(&copy).unwrap());
     assert!(verify_log(older.as_ref(), HOST, place.keys().as_ref(), &log).unwrap().valid());
     let older = place.open_on(older);
     let proof = proofs::consistency(&older, &log, held.size, 10);
@@ -323,26 +319,40 @@ proptest! {
 
     #[test]
     fn the_projection_is_the_fold_of_the_log(asks in prop::collection::vec(ask(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let place = Place::new();
-        let log = log("ops");
-        let mut ledger = place.open();
-        let mut size = 0;
-        for ask in &asks {
-            if matches!(ask, Ask::Reopen) {
-                ledger = place.open();
-                continue;
-            }
-            match runtime.block_on(commit(&ledger, &log, commands(ask))) {
-                Ok(done) => size += u64::from(done.index.is_some()),
-                Err(Error::Refused(_)) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-        check_whole(&place, &ledger, &log, size);
-        let before = ledger.store().scan(&log, None, 1000).unwrap();
-        let report = rebuild(ledger.store().as_ref(), &log).unwrap();
-        prop_assert!(report.valid(), "{:?}", report.errors);
-        prop_assert_eq!(ledger.store().scan(&log, None, 1000).unwrap(), before);
+        fold(Engine::Sqlite, &asks);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_is_on_postgres_too(asks in prop::collection::vec(ask(), 1..60)) {
+        fold(Engine::Postgres, &asks);
+    }
+}
+
+/// Carries out requests, and checks that what is stored is what the log says.
+fn fold(engine: Engine, asks: &[Ask]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let place = Place::new(engine);
+    let log = log("ops");
+    let mut ledger = place.open();
+    let mut size = 0;
+    for ask in asks {
+        if matches!(ask, Ask::Reopen) {
+            ledger = place.open();
+            continue;
+        }
+        match runtime.block_on(commit(&ledger, &log, commands(ask))) {
+            Ok(done) => size += u64::from(done.index.is_some()),
+            Err(Error::Refused(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    check_whole(&place, &ledger, &log, size);
+    let before = ledger.store().scan(&log, None, 1000).unwrap();
+    let report = rebuild(ledger.store().as_ref(), &log).unwrap();
+    assert!(report.valid(), "{:?}", report.errors);
+    assert_eq!(ledger.store().scan(&log, None, 1000).unwrap(), before);
 }

@@ -1,4 +1,4 @@
-//! The ledger through its public surface, on SQLite.
+//! The ledger through its public surface, on SQLite and on PostgreSQL.
 
 #[cfg(test)]
 mod content;

@@ -1,0 +1,6 @@
+//! What the tests of several crates share; never part of what is shipped.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail loudly")]
+
+mod postgres;
+
+pub use postgres::{Cluster, Database};
