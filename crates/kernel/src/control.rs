@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+use crate::delegation::Delegation;
 use crate::ids::{AccountId, EnvironmentId, PrincipalId, TenantId, WorkspaceId};
 use crate::machine::{Applied, Refusal};
 use crate::principal::{PrincipalKind, Role};
@@ -15,6 +16,12 @@ pub enum Change {
     /// A tenant was created.
     #[serde(rename = "tenant.created")]
     TenantCreated {},
+    /// A tenant was suspended: its credentials are refused and its queue rests.
+    #[serde(rename = "tenant.suspended")]
+    TenantSuspended {},
+    /// A suspended tenant was resumed.
+    #[serde(rename = "tenant.resumed")]
+    TenantResumed {},
     /// A workspace was created.
     #[serde(rename = "workspace.created")]
     WorkspaceCreated {
@@ -41,12 +48,29 @@ pub enum Change {
     /// A principal was disabled.
     #[serde(rename = "principal.disabled")]
     PrincipalDisabled {},
+    /// A disabled principal was enabled again.
+    #[serde(rename = "principal.enabled")]
+    PrincipalEnabled {},
     /// An API key was issued.
     #[serde(rename = "key.issued")]
     KeyIssued(Box<Issue>),
     /// An API key was revoked.
     #[serde(rename = "key.revoked")]
     KeyRevoked {},
+    /// An API key got another secret.
+    #[serde(rename = "key.rotated")]
+    KeyRotated(Rotation),
+    /// Somebody may act for an API key's principal.
+    #[serde(rename = "key.delegated")]
+    KeyDelegated(Box<Delegation>),
+    /// Another key signs tokens.
+    #[serde(rename = "token_key.rotated")]
+    TokenKeyRotated {
+        /// Its number.
+        generation: u32,
+        /// Until when tokens of the key before are taken.
+        previous_until: Timestamp,
+    },
     /// A policy bundle was drafted.
     #[serde(rename = "policy.drafted")]
     PolicyDrafted {
@@ -92,11 +116,26 @@ pub struct Issue {
     pub rate_per_min: u32,
 }
 
+/// The new secret of an API key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// SHA-256 of the secret.
+    pub secret: Digest,
+    /// Until when the secret before is good; it is refused at once where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_until: Option<Timestamp>,
+}
+
 /// What is asked of the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// Create a tenant.
     CreateTenant {},
+    /// Suspend a tenant.
+    SuspendTenant {},
+    /// Resume a suspended tenant.
+    ResumeTenant {},
     /// Create a workspace.
     CreateWorkspace {
         /// Its environments.
@@ -118,10 +157,21 @@ pub enum Input {
     },
     /// Disable a principal: none of its keys works from then on.
     DisablePrincipal {},
+    /// Enable a disabled principal again.
+    EnablePrincipal {},
     /// Issue an API key.
     IssueKey(Box<Issue>),
     /// Revoke an API key.
     RevokeKey {},
+    /// Give an API key another secret.
+    RotateKey(Rotation),
+    /// Let somebody act for an API key's principal.
+    DelegateKey(Box<Delegation>),
+    /// Have another key sign tokens.
+    RotateTokenKey {
+        /// Until when tokens of the key before are taken.
+        previous_until: Timestamp,
+    },
     /// Draft a policy bundle.
     DraftPolicy {
         /// The digest of its files.
@@ -149,8 +199,29 @@ pub enum Input {
 pub struct Tenant {
     /// Which.
     pub id: TenantId,
+    /// Whether its credentials are refused and its queue rests.
+    pub suspended: bool,
+    /// Counts its changes, from 1.
+    pub revision: u64,
     /// Since when.
     pub created_at: Timestamp,
+}
+
+/// Which key signs tokens. Before the first rotation it is number 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenKey {
+    /// The number of the key that signs.
+    pub generation: u32,
+    /// Until when tokens of the key before are taken.
+    pub previous_until: Timestamp,
+}
+
+impl TokenKey {
+    /// The numbers of the keys whose tokens are taken, the one that signs first.
+    pub fn accepted(self, now: Timestamp) -> impl Iterator<Item = u32> {
+        let previous = self.generation.checked_sub(1).filter(|_| now < self.previous_until);
+        std::iter::once(self.generation).chain(previous)
+    }
 }
 
 /// A workspace.
@@ -190,10 +261,21 @@ pub struct ApiKey {
     pub id: String,
     /// What it is good for.
     pub issue: Box<Issue>,
+    /// The secret before the last rotation, and until when it is good.
+    pub previous: Option<(Digest, Timestamp)>,
     /// Whether it is refused.
     pub revoked: bool,
+    /// Counts its changes, from 1.
+    pub revision: u64,
     /// Since when.
     pub created_at: Timestamp,
+}
+
+impl ApiKey {
+    /// Whether it opens anything.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        !self.revoked && self.issue.expires_at.is_none_or(|at| now < at)
+    }
 }
 
 /// A drafted policy bundle.
@@ -262,6 +344,8 @@ pub enum Entity {
     Policy(Policy),
     /// The policies that were in force.
     History(PolicyHistory),
+    /// Which key signs tokens.
+    TokenKey(TokenKey),
 }
 
 /// The change that `input` makes, or why it makes none.
@@ -288,6 +372,25 @@ pub fn step(state: Option<&Entity>, input: Input) -> Result<Change, Refusal> {
         (Some(Entity::Principal(_)), Input::DisablePrincipal {}) => {
             Ok(Change::PrincipalDisabled {})
         }
+        (Some(Entity::Principal(p)), Input::EnablePrincipal {}) if !p.disabled => {
+            Err(Refusal::State("enabled"))
+        }
+        (Some(Entity::Principal(_)), Input::EnablePrincipal {}) => Ok(Change::PrincipalEnabled {}),
+        (Some(Entity::Tenant(tenant)), input) => step_tenant(tenant, &input),
+        (Some(Entity::Key(key)), Input::RotateKey(_) | Input::DelegateKey(_)) if key.revoked => {
+            Err(Refusal::State("revoked"))
+        }
+        (Some(Entity::Key(_)), Input::RotateKey(rotation)) => Ok(Change::KeyRotated(rotation)),
+        (Some(Entity::Key(_)), Input::DelegateKey(delegation)) => {
+            Ok(Change::KeyDelegated(delegation))
+        }
+        (state @ (None | Some(Entity::TokenKey(_))), Input::RotateTokenKey { previous_until }) => {
+            let generation = match state {
+                Some(Entity::TokenKey(key)) => key.generation.saturating_add(1),
+                _ => 1,
+            };
+            Ok(Change::TokenKeyRotated { generation, previous_until })
+        }
         (None, Input::IssueKey(issue)) => Ok(Change::KeyIssued(issue)),
         (Some(Entity::Key(key)), Input::RevokeKey {}) if key.revoked => {
             Err(Refusal::State("revoked"))
@@ -309,6 +412,16 @@ pub fn step(state: Option<&Entity>, input: Input) -> Result<Change, Refusal> {
         }
         (None, _) => Err(Refusal::Absent),
         (Some(_), _) => Err(Refusal::Exists),
+    }
+}
+
+fn step_tenant(tenant: &Tenant, input: &Input) -> Result<Change, Refusal> {
+    match input {
+        Input::SuspendTenant {} if tenant.suspended => Err(Refusal::State("suspended")),
+        Input::SuspendTenant {} => Ok(Change::TenantSuspended {}),
+        Input::ResumeTenant {} if !tenant.suspended => Err(Refusal::State("active")),
+        Input::ResumeTenant {} => Ok(Change::TenantResumed {}),
+        _ => Err(Refusal::Exists),
     }
 }
 
@@ -346,7 +459,26 @@ pub fn apply(state: &mut Option<Entity>, change: &Change, applied: &Applied<'_>)
             principal.disabled = true;
             principal.revision = principal.revision.saturating_add(1);
         }
-        (Some(Entity::Key(key)), Change::KeyRevoked {}) => key.revoked = true,
+        (Some(Entity::Principal(principal)), Change::PrincipalEnabled {}) => {
+            principal.disabled = false;
+            principal.revision = principal.revision.saturating_add(1);
+        }
+        (Some(Entity::Tenant(tenant)), Change::TenantSuspended {} | Change::TenantResumed {}) => {
+            tenant.suspended = matches!(change, Change::TenantSuspended {});
+            tenant.revision = tenant.revision.saturating_add(1);
+        }
+        (Some(Entity::Key(key)), Change::KeyRevoked {}) => {
+            key.revoked = true;
+            key.revision = key.revision.saturating_add(1);
+        }
+        (Some(Entity::Key(key)), Change::KeyRotated(rotation)) => {
+            key.previous = rotation.previous_until.map(|until| (key.issue.secret, until));
+            key.issue.secret = rotation.secret;
+            key.revision = key.revision.saturating_add(1);
+        }
+        (Some(Entity::TokenKey(key)), Change::TokenKeyRotated { generation, previous_until }) => {
+            *key = TokenKey { generation: *generation, previous_until: *previous_until };
+        }
         (Some(Entity::History(history)), Change::PolicyPublished { .. }) => {
             history.publications.extend(publication(change, applied));
             let surplus = history.publications.len().saturating_sub(PUBLICATIONS_KEPT);
@@ -376,7 +508,8 @@ fn create(change: &Change, applied: &Applied<'_>) -> Option<Entity> {
     let created_at = applied.time;
     Some(match change {
         Change::TenantCreated {} => {
-            Entity::Tenant(Tenant { id: TenantId::new(applied.id).ok()?, created_at })
+            let id = TenantId::new(applied.id).ok()?;
+            Entity::Tenant(Tenant { id, suspended: false, revision: 1, created_at })
         }
         Change::WorkspaceCreated { environments } => Entity::Workspace(Workspace {
             id: WorkspaceId::new(applied.id).ok()?,
@@ -395,7 +528,9 @@ fn create(change: &Change, applied: &Applied<'_>) -> Option<Entity> {
         Change::KeyIssued(issue) => Entity::Key(ApiKey {
             id: applied.id.to_owned(),
             issue: issue.clone(),
+            previous: None,
             revoked: false,
+            revision: 1,
             created_at,
         }),
         Change::PolicyDrafted { digest, author } => Entity::Policy(Policy {
@@ -404,6 +539,9 @@ fn create(change: &Change, applied: &Applied<'_>) -> Option<Entity> {
             author: author.clone(),
             created_at,
         }),
+        Change::TokenKeyRotated { generation, previous_until } => {
+            Entity::TokenKey(TokenKey { generation: *generation, previous_until: *previous_until })
+        }
         Change::PolicyPublished { .. } => Entity::History(PolicyHistory {
             publications: publication(change, applied).into_iter().collect(),
         }),

@@ -43,3 +43,11 @@ pub const NOTE_SIGNATURES_MAX: usize = 16;
 /// Bytes of a note or of a proof that holds one. 16 signatures, each up to 5 kB by a post-quantum
 /// key, take 16 × 5,000 × 4 / 3 = 106,667 bytes in base64; the rest is for text and names.
 pub const NOTE_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of the name of how a session was opened.
+pub const SESSION_METHOD_BYTES_MAX: usize = 64;
+/// How long a session may last.
+pub const SESSION_MICROS_MAX: i64 = 30 * 24 * 3600 * 1_000_000;
+/// How long an access token may be good for.
+pub const TOKEN_MICROS_MAX: i64 = 3600 * 1_000_000;
+/// How long the secret before a key's rotation may still be good for.
+pub const KEY_OVERLAP_MICROS_MAX: i64 = 24 * 3600 * 1_000_000;

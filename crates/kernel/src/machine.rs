@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Category, Failure};
 use crate::ids::AccountId;
 use crate::values::{MicroUsd, Timestamp};
-use crate::{account, action, approval, control, reservation};
+use crate::{account, action, approval, control, reservation, session};
 
 /// What kind of thing a stream is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,11 +31,15 @@ pub enum Kind {
     Policy,
     /// The policies that were in force.
     PolicyHistory,
+    /// A session.
+    Session,
+    /// The key that signs tokens (in the system log).
+    TokenKey,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Action,
         Self::Approval,
         Self::Account,
@@ -46,6 +50,8 @@ impl Kind {
         Self::Key,
         Self::Policy,
         Self::PolicyHistory,
+        Self::Session,
+        Self::TokenKey,
     ];
 
     /// The name in streams and rows.
@@ -61,6 +67,8 @@ impl Kind {
             Self::Key => "key",
             Self::Policy => "policy",
             Self::PolicyHistory => "policy_history",
+            Self::Session => "session",
+            Self::TokenKey => "token_key",
         }
     }
 
@@ -124,6 +132,8 @@ pub enum Change {
     Reservation(reservation::Change),
     /// Of something of the control plane.
     Control(control::Change),
+    /// Of a session.
+    Session(session::Change),
 }
 
 /// An input to any machine.
@@ -139,6 +149,8 @@ pub enum Input {
     Reserve(reservation::Input),
     /// To something of the control plane.
     Control(control::Input),
+    /// To a session.
+    Session(session::Input),
 }
 
 /// An input and what it is for. A batch of commands is carried out whole or not at all.
@@ -171,6 +183,8 @@ pub enum State {
     Reservation(reservation::Reservation),
     /// Of something of the control plane.
     Control(control::Entity),
+    /// Of a session.
+    Session(session::Session),
 }
 
 /// Where a change came from.
@@ -350,6 +364,10 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
             let change = control::step(of!(Control), input)?;
             Ok(vec![Change::Control(change)])
         }
+        Input::Session(input) => {
+            let change = session::step(of!(Session), input, now)?;
+            Ok(vec![Change::Session(change)])
+        }
     }
 }
 
@@ -375,6 +393,7 @@ pub fn apply(state: &mut Option<State>, change: &Change, applied: &Applied<'_>) 
         Change::Account(change) => fold!(account, Account, change),
         Change::Reservation(change) => fold!(reservation, Reservation, change),
         Change::Control(change) => fold!(control, Control, change),
+        Change::Session(change) => fold!(session, Session, change),
     }
 }
 
@@ -387,6 +406,8 @@ impl State {
             Self::Account(account) if account.frozen => "frozen",
             Self::Control(control::Entity::Principal(p)) if p.disabled => "disabled",
             Self::Control(control::Entity::Key(key)) if key.revoked => "revoked",
+            Self::Control(control::Entity::Tenant(t)) if t.suspended => "suspended",
+            Self::Session(session) if session.ended => "ended",
             _ => "active",
         }
     }

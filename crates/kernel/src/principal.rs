@@ -70,12 +70,15 @@ impl Role {
 }
 
 #[rustfmt::skip]
-const VIEWER: &[&str] = &["actions:read", "approvals:read", "tools:read", "accounts:read"];
+const VIEWER: &[&str] = &[
+    "actions:read", "approvals:read", "tools:read", "accounts:read", "sessions:read",
+    "sessions:revoke",
+];
 #[rustfmt::skip]
 const AUDITOR: &[&str] = &[
     "actions:read", "approvals:read", "tools:read", "accounts:read", "receipts:read",
     "ledger:read", "policies:read", "evidence:export", "evidence:verify", "principals:read",
-    "keys:read", "tenants:read", "workspaces:read",
+    "keys:read", "tenants:read", "workspaces:read", "sessions:read", "sessions:revoke",
 ];
 #[rustfmt::skip]
 const AGENT: &[&str] = &[
@@ -85,16 +88,18 @@ const AGENT: &[&str] = &[
 #[rustfmt::skip]
 const OPERATOR: &[&str] = &[
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "approvals:read",
-    "tools:read", "accounts:read", "receipts:read", "ledger:read",
+    "tools:read", "accounts:read", "receipts:read", "ledger:read", "sessions:read",
+    "sessions:revoke",
 ];
 #[rustfmt::skip]
 const BUILDER: &[&str] = &[
     "actions:read", "tools:read", "policies:read", "policies:draft", "policies:simulate",
+    "sessions:read", "sessions:revoke",
 ];
 #[rustfmt::skip]
 const APPROVER: &[&str] = &[
     "actions:read", "approvals:read", "approvals:decide", "receipts:read", "ledger:read",
-    "tools:read",
+    "tools:read", "sessions:read", "sessions:revoke",
 ];
 #[rustfmt::skip]
 const ADMIN: &[&str] = &[
@@ -103,7 +108,8 @@ const ADMIN: &[&str] = &[
     "receipts:read", "ledger:read", "policies:read", "policies:draft", "policies:publish",
     "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
-    "tenants:read", "workspaces:read", "workspaces:create",
+    "keys:rotate", "tenants:read", "workspaces:read", "workspaces:create", "sessions:read",
+    "sessions:revoke",
 ];
 #[rustfmt::skip]
 const OWNER: &[&str] = &[
@@ -112,8 +118,17 @@ const OWNER: &[&str] = &[
     "receipts:read", "ledger:read", "policies:read", "policies:draft", "policies:publish",
     "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
-    "tenants:read", "tenants:create", "workspaces:read", "workspaces:create",
+    "keys:rotate", "tenants:read", "tenants:create", "tenants:suspend", "workspaces:read",
+    "workspaces:create", "sessions:read", "sessions:revoke", "token_keys:rotate",
 ];
+
+impl Role {
+    /// Whether it lets people have the last word: only an owner gives such a role away.
+    pub fn has_the_last_word(self) -> bool {
+        let last_word = ["approvals:decide", "break_glass:use"];
+        self.permissions().iter().any(|permission| last_word.contains(permission))
+    }
+}
 
 /// Whether any of `roles` carries `permission`.
 pub fn permitted<'a>(roles: impl IntoIterator<Item = &'a Role>, permission: &str) -> bool {

@@ -119,6 +119,7 @@ impl<'de> Deserialize<'de> for Transition {
             Kind::Approval => serde_json::from_str(text).map(Change::Approval),
             Kind::Account => serde_json::from_str(text).map(Change::Account),
             Kind::Idempotency => serde_json::from_str(text).map(Change::Reservation),
+            Kind::Session => serde_json::from_str(text).map(Change::Session),
             _ => serde_json::from_str(text).map(Change::Control),
         };
         let change = change.map_err(serde::de::Error::custom)?;

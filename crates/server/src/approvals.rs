@@ -6,7 +6,7 @@ use kernel::approval::{self, Approval, Status, Verdict, Vote};
 use kernel::decision::SeparationOfDuties;
 use kernel::machine::{Kind, Refusal, State, Stream};
 use kernel::plan;
-use kernel::principal::{Role, permitted};
+use kernel::principal::Role;
 use kernel::values::Digest;
 use ledger::Batch;
 use ledger::store::Class;
@@ -56,7 +56,7 @@ fn sees(caller: &Caller, approval: &Approval) -> bool {
 /// The document holds the parameters: it is for those who asked and those who may answer.
 fn sees_document(caller: &Caller, approval: &Approval) -> bool {
     let asked = approval.request.actors.contains(&caller.id);
-    asked || permitted(&caller.roles, "approvals:decide")
+    asked || caller.may("approvals:decide")
 }
 
 impl ApprovalsApi {

@@ -1,5 +1,7 @@
 //! One middleware in front of every route: request id, credential, rate limit, permission.
 //!
+//! A credential is looked at again while its request lasts: who is revoked waits no longer.
+//!
 //! REST and gRPC share it: the route (and with it the permission) is found by the path.
 
 use std::sync::Arc;
@@ -10,34 +12,19 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use kernel::failure::{Category, Failure};
-use kernel::principal::permitted;
-use kernel::values::Digest;
 use proto::routes::{self, Idempotency, Route};
-use subtle::ConstantTimeEq;
 
+use crate::credentials::{self, Credential, Holder};
 use crate::error;
 use crate::limits;
 use crate::rate::{Allowance, Rates};
+use crate::sessions;
 use crate::shared::{Caller, Shared};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// What begins every API key.
-const KEY_PREFIX: &str = "tally_";
-
-/// Builds an API key out of its id (`key_…`) and its secret.
-pub(crate) fn format_key(id: &str, secret_hex: &str) -> String {
-    format!("{KEY_PREFIX}{}_{secret_hex}", id.strip_prefix("key_").unwrap_or(id))
-}
-
-/// The id and the digest of the secret of an API key.
-fn parse_key(key: &str) -> Option<(String, Digest)> {
-    let (id, secret) = key.strip_prefix(KEY_PREFIX)?.split_once('_')?;
-    Some((format!("key_{id}"), Digest::of(secret.as_bytes())))
-}
 
 /// What the middleware needs.
 #[derive(Clone)]
@@ -60,11 +47,14 @@ pub(crate) async fn gate(State(gate): State<Gate>, mut request: Request, next: N
     let route = route_of(&request);
     let grpc = is_grpc(&request);
     let mut response = match admit(&gate, &mut request, route) {
-        Ok(allowance) => {
-            let mut response = next.run(request).await;
-            if let Some(allowance) = allowance {
-                show_allowance(response.headers_mut(), allowance);
-            }
+        Ok(None) => next.run(request).await,
+        Ok(Some((credential, allowance))) => {
+            let mut response = tokio::select! {
+                biased;
+                response = next.run(request) => response,
+                failure = ends(&gate.shared, &credential) => refuse(failure, &request_id, grpc),
+            };
+            show_allowance(response.headers_mut(), allowance);
             response
         }
         Err(refused) => {
@@ -109,13 +99,13 @@ fn admit(
     gate: &Gate,
     request: &mut Request,
     route: Option<&'static Route>,
-) -> Result<Option<Allowance>, NotAdmitted> {
+) -> Result<Option<(Credential, Allowance)>, NotAdmitted> {
     // What has no route is answered by its fallback (404, 405) or is public by itself.
     let Some(route) = route else { return Ok(None) };
     let Some(permission) = route.permission else { return Ok(None) };
-    let (caller, allowance) = authenticate(gate, request.headers())?;
+    let (credential, caller, allowance) = authenticate(gate, request)?;
     let refused = |failure| NotAdmitted { failure, allowance: Some(allowance) };
-    if !permitted(&caller.roles, permission) {
+    if !caller.may(permission) {
         let message = format!("this takes the permission `{permission}`");
         return Err(refused(Failure::new(Category::Permission, "permission_denied", message)));
     }
@@ -127,24 +117,40 @@ fn admit(
     }
     let trace_id = trace_id(request.headers());
     request.extensions_mut().insert(Caller { idempotency_key: key, trace_id, ..caller });
-    Ok(Some(allowance))
+    Ok(Some((credential, allowance)))
 }
 
-fn authenticate(gate: &Gate, headers: &HeaderMap) -> Result<(Caller, Allowance), NotAdmitted> {
-    let auth = |code, message: &str| Failure::new(Category::Auth, code, message);
-    let key = credential(headers)
-        .ok_or_else(|| auth("credential_missing", "send an API key as `X-API-Key` or Bearer"))?;
-    let unknown = || auth("credential_invalid", "the API key is unknown, expired or revoked");
-    let (id, secret) = parse_key(key).ok_or_else(unknown)?;
-    let directory = &gate.shared.control.directory;
-    let (tenant, key) = directory.key(&id).ok_or_else(unknown)?;
-    let now = gate.shared.now();
-    let good = bool::from(key.issue.secret.0.ct_eq(&secret.0));
-    let over = key.revoked || key.issue.expires_at.is_some_and(|at| now >= at);
-    let principal = directory.principal(&tenant, &key.issue.principal);
-    let principal = principal.filter(|p| good && !over && !p.disabled).ok_or_else(unknown)?;
+/// Returns once the credential is good no more, with why.
+async fn ends(shared: &Shared, credential: &Credential) -> Failure {
+    loop {
+        tokio::time::sleep(limits::CREDENTIAL_LOOK_EVERY).await;
+        if let Err(failure) = credentials::holder(shared, credential) {
+            return failure;
+        }
+    }
+}
+
+fn authenticate(
+    gate: &Gate,
+    request: &Request,
+) -> Result<(Credential, Caller, Allowance), NotAdmitted> {
+    let (shared, headers) = (&gate.shared, request.headers());
+    let text = match credential(headers) {
+        Some(text) => text,
+        None => {
+            let missing = || {
+                let message = "send an API key as `X-API-Key`, or a key or token as Bearer";
+                Failure::new(Category::Auth, "credential_missing", message)
+            };
+            let text = sessions::cookie(headers).ok_or_else(missing)?;
+            sessions::same_site(shared, request.method(), headers)?;
+            text
+        }
+    };
+    let credential = credentials::read(shared, text).ok_or_else(credentials::invalid)?;
+    let Holder { caller, base, rate_per_min, .. } = credentials::holder(shared, &credential)?;
     let allowance =
-        gate.rates.take(&id, key.issue.rate_per_min, now).map_err(|(allowance, wait_ms)| {
+        gate.rates.take(&base, rate_per_min, shared.now()).map_err(|(allowance, wait_ms)| {
             let failure = Failure::new(
                 Category::RateLimited,
                 "rate_limited",
@@ -152,11 +158,11 @@ fn authenticate(gate: &Gate, headers: &HeaderMap) -> Result<(Caller, Allowance),
             );
             NotAdmitted { failure: failure.retry_after_ms(wait_ms), allowance: Some(allowance) }
         })?;
-    let (workspace, environment) = (key.issue.workspace.clone(), key.issue.environment.clone());
-    Ok((Caller::new(tenant, workspace, environment, &principal), allowance))
+    Ok((credential, caller, allowance))
 }
 
-fn credential(headers: &HeaderMap) -> Option<&str> {
+/// The API key, session or token in the headers that programs send.
+pub(crate) fn credential(headers: &HeaderMap) -> Option<&str> {
     if let Some(key) = headers.get(API_KEY) {
         return key.to_str().ok();
     }

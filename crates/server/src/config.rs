@@ -54,6 +54,9 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// The name that begins every log's origin. It must never change once logs exist.
     pub host: String,
+    /// Where people and programs reach the server, such as `https://tally.example.com`. It is the
+    /// issuer of access tokens; without it, where the server listens.
+    pub public_url: Option<String>,
     /// The tenant that is made on the first start; its owner may create further tenants.
     pub tenant: String,
     /// Its first workspace.
@@ -132,6 +135,7 @@ impl Default for Config {
             listen: "127.0.0.1:8480".to_owned(),
             tls: None,
             host: "localhost".to_owned(),
+            public_url: None,
             tenant: "main".to_owned(),
             workspace: "main".to_owned(),
             grants: Grants::default(),
@@ -199,6 +203,9 @@ impl Config {
             return value("host", "write a host name: letters, digits, `.`, `-` and `:`");
         }
         self.database()?;
+        if self.public_url.as_deref().is_some_and(|url| !is_issuer(url)) {
+            return value("public_url", "write http:// or https:// and a host, and no path");
+        }
         if kernel::ids::TenantId::new(&self.tenant).is_err()
             || self.tenant == kernel::receipt::SYSTEM
         {
@@ -214,4 +221,16 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Whether `url` can name an issuer of tokens: an origin, as browsers write it.
+fn is_issuer(url: &str) -> bool {
+    let uri = url.parse::<http::Uri>();
+    let good = |uri: http::Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            && uri.path() == "/"
+            && uri.query().is_none()
+    };
+    !url.ends_with('/') && !url.contains('#') && uri.is_ok_and(good)
 }

@@ -5,12 +5,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use kernel::control::{ApiKey, Entity, PolicyHistory, Principal, Publication, Tenant, Workspace};
-use kernel::ids::{PrincipalId, TenantId, WorkspaceId};
+use kernel::control::{
+    ApiKey, Entity, PolicyHistory, Principal, Publication, Tenant, TokenKey, Workspace,
+};
+use kernel::ids::{EnvironmentId, PrincipalId, TenantId, WorkspaceId};
 use kernel::machine::{Kind, State, Stream};
+use kernel::principal::ActorChain;
 use kernel::receipt::LogId;
+use kernel::session::Session;
+use kernel::values::{Digest, Timestamp};
 use ledger::Ledger;
 use parking_lot::RwLock;
+use subtle::ConstantTimeEq;
 
 /// States read at once while loading.
 const PAGE: u32 = 1_000;
@@ -21,7 +27,77 @@ struct Tables {
     workspaces: BTreeMap<(TenantId, WorkspaceId), Workspace>,
     principals: HashMap<(TenantId, PrincipalId), Arc<Principal>>,
     keys: HashMap<String, (TenantId, Arc<ApiKey>)>,
+    sessions: HashMap<String, (TenantId, Arc<Session>)>,
     histories: BTreeMap<TenantId, PolicyHistory>,
+    token_key: TokenKey,
+}
+
+/// What a credential rests on: an API key or a session.
+#[derive(Clone, Debug)]
+pub(crate) enum Grant {
+    Key(Arc<ApiKey>),
+    Session(Arc<Session>),
+}
+
+/// What a credential rests on, with whose it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Base {
+    pub(crate) tenant: TenantId,
+    /// Whether the tenant is suspended.
+    pub(crate) suspended: bool,
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) grant: Grant,
+}
+
+impl Base {
+    /// Whether it opens anything: neither it nor its principal has ended.
+    pub(crate) fn is_live(&self, now: Timestamp) -> bool {
+        let live = match &self.grant {
+            Grant::Key(key) => key.is_live(now),
+            Grant::Session(session) => session.is_live(now),
+        };
+        live && !self.principal.disabled
+    }
+
+    /// Whether `secret` is the digest of its secret.
+    pub(crate) fn opens_with(&self, secret: &Digest, now: Timestamp) -> bool {
+        let is = |own: &Digest| bool::from(own.0.ct_eq(&secret.0));
+        match &self.grant {
+            Grant::Key(key) => {
+                let before = key.previous.as_ref();
+                is(&key.issue.secret) || before.is_some_and(|(own, until)| now < *until && is(own))
+            }
+            Grant::Session(session) => is(&session.open.secret),
+        }
+    }
+
+    pub(crate) fn workspace(&self) -> &WorkspaceId {
+        match &self.grant {
+            Grant::Key(key) => &key.issue.workspace,
+            Grant::Session(session) => &session.open.workspace,
+        }
+    }
+
+    pub(crate) fn environment(&self) -> &EnvironmentId {
+        match &self.grant {
+            Grant::Key(key) => &key.issue.environment,
+            Grant::Session(session) => &session.open.environment,
+        }
+    }
+
+    pub(crate) fn expires_at(&self) -> Option<Timestamp> {
+        match &self.grant {
+            Grant::Key(key) => key.issue.expires_at,
+            Grant::Session(session) => Some(session.open.expires_at),
+        }
+    }
+
+    pub(crate) fn rate_per_min(&self) -> u32 {
+        match &self.grant {
+            Grant::Key(key) => key.issue.rate_per_min,
+            Grant::Session(_) => crate::limits::RATE_PER_MIN_DEFAULT,
+        }
+    }
 }
 
 /// The control plane in memory.
@@ -51,11 +127,23 @@ impl Directory {
     /// Takes the state that a commit left behind. Commits are heard of in any order, so a state
     /// that a newer one has passed is left out: what is disabled or revoked stays so.
     pub(crate) fn take(&self, log: &LogId, stream: &Stream, state: &State) {
-        let State::Control(entity) = state else { return };
+        let entity = match state {
+            State::Control(entity) => entity,
+            State::Session(session) => return self.take_session(log, session),
+            _ => return,
+        };
         let mut tables = self.0.write();
         match (log, entity) {
             (LogId::System, Entity::Tenant(tenant)) => {
-                tables.tenants.insert(tenant.id.clone(), tenant.clone());
+                let known = tables.tenants.get(&tenant.id);
+                if known.is_none_or(|known| known.revision <= tenant.revision) {
+                    tables.tenants.insert(tenant.id.clone(), tenant.clone());
+                }
+            }
+            (LogId::System, Entity::TokenKey(key)) => {
+                if tables.token_key.generation <= key.generation {
+                    tables.token_key = *key;
+                }
             }
             (LogId::Control(id), Entity::Workspace(workspace)) => {
                 tables.workspaces.insert((id.clone(), workspace.id.clone()), workspace.clone());
@@ -69,7 +157,7 @@ impl Directory {
             }
             (LogId::Control(id), Entity::Key(key)) => {
                 let known = tables.keys.get(&key.id);
-                if known.is_none_or(|(_, known)| !known.revoked) {
+                if known.is_none_or(|(_, known)| known.revision <= key.revision) {
                     tables.keys.insert(key.id.clone(), (id.clone(), Arc::new(key.clone())));
                 }
             }
@@ -84,6 +172,56 @@ impl Directory {
             }
             _ => debug_assert_eq!(stream.kind, Kind::Policy, "what is not kept here is a draft"),
         }
+    }
+
+    fn take_session(&self, log: &LogId, session: &Session) {
+        let LogId::Control(tenant) = log else { return };
+        let mut tables = self.0.write();
+        if tables.sessions.get(&session.id).is_none_or(|(_, known)| !known.ended) {
+            let session = Arc::new(session.clone());
+            tables.sessions.insert(session.id.clone(), (tenant.clone(), session));
+        }
+    }
+
+    /// The API key or session of that id, with whose it is.
+    pub(crate) fn base(&self, id: &str) -> Option<Base> {
+        let tables = self.0.read();
+        let (tenant, grant, principal) = match tables.keys.get(id) {
+            Some((tenant, key)) => (tenant, Grant::Key(key.clone()), &key.issue.principal),
+            None => {
+                let (tenant, session) = tables.sessions.get(id)?;
+                (tenant, Grant::Session(session.clone()), &session.open.principal)
+            }
+        };
+        let principal = tables.principals.get(&(tenant.clone(), principal.clone()))?.clone();
+        // A tenant that is only being made is not there yet: its owner's key is good already.
+        let suspended = tables.tenants.get(tenant).is_some_and(|tenant| tenant.suspended);
+        Some(Base { tenant: tenant.clone(), suspended, principal, grant })
+    }
+
+    pub(crate) fn session(&self, id: &str) -> Option<(TenantId, Arc<Session>)> {
+        self.0.read().sessions.get(id).cloned()
+    }
+
+    /// Which key signs tokens.
+    pub(crate) fn token_key(&self) -> TokenKey {
+        self.0.read().token_key
+    }
+
+    pub(crate) fn suspended(&self, tenant: &TenantId) -> bool {
+        self.0.read().tenants.get(tenant).is_some_and(|tenant| tenant.suspended)
+    }
+
+    /// The principals of a chain as they are now; none where one is gone or disabled.
+    pub(crate) fn chain(
+        &self,
+        tenant: &TenantId,
+        chain: &ActorChain,
+    ) -> Option<Vec<Arc<Principal>>> {
+        let tables = self.0.read();
+        let of = |id: &PrincipalId| tables.principals.get(&(tenant.clone(), id.clone())).cloned();
+        let found = chain.actors().iter().map(|actor| of(&actor.id).filter(|p| !p.disabled));
+        found.collect()
     }
 
     pub(crate) fn tenants(&self) -> Vec<Tenant> {
@@ -135,9 +273,7 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use kernel::control::Issue;
-    use kernel::ids::EnvironmentId;
     use kernel::principal::{PrincipalKind, Role};
-    use kernel::values::{Digest, Timestamp};
 
     use super::*;
 
@@ -150,7 +286,7 @@ mod tests {
             let id = id.clone();
             Principal { id, kind, roles, account: None, disabled, revision, created_at }
         };
-        let key = |revoked| {
+        let key = |revision, revoked| {
             let issue = Box::new(Issue {
                 principal: id.clone(),
                 secret: Digest::of(b""),
@@ -159,7 +295,8 @@ mod tests {
                 expires_at: None,
                 rate_per_min: 1,
             });
-            ApiKey { id: "key_1".to_owned(), issue, revoked, created_at: Timestamp(0) }
+            let (id, created_at) = ("key_1".to_owned(), Timestamp(0));
+            ApiKey { id, issue, previous: None, revoked, revision, created_at }
         };
         let directory = Directory::default();
         let take = |entity| {
@@ -169,8 +306,8 @@ mod tests {
         for (revision, disabled) in [(1, false), (3, true), (2, false)] {
             take(Entity::Principal(principal(revision, disabled)));
         }
-        for revoked in [false, true, false] {
-            take(Entity::Key(key(revoked)));
+        for (revision, revoked) in [(1, false), (3, true), (2, false)] {
+            take(Entity::Key(key(revision, revoked)));
         }
         assert!(directory.principal(&tenant, &id).unwrap().disabled);
         assert!(directory.key("key_1").unwrap().1.revoked);

@@ -32,7 +32,7 @@ const ENVIRONMENTS: [&str; 3] = ["dev", "test", "prod"];
 #[derive(Clone)]
 pub(crate) struct Identity(pub(crate) Arc<Shared>);
 
-fn command(kind: Kind, id: &str, input: control::Input) -> Command {
+pub(crate) fn command(kind: Kind, id: &str, input: control::Input) -> Command {
     Command::new(kind, id, machine::Input::Control(input))
 }
 
@@ -128,7 +128,7 @@ impl Identity {
     }
 
     /// Whether the caller belongs to the tenant that operates this installation.
-    fn operates(&self, caller: &Caller) -> bool {
+    pub(crate) fn operates(&self, caller: &Caller) -> bool {
         caller.tenant.as_str() == self.0.config.tenant
     }
 
@@ -206,7 +206,7 @@ impl Identity {
             "" => None,
             id => Some(AccountId::new(id).map_err(bad_id)?),
         };
-        let roles = roles(caller, &wire.roles)?;
+        let roles = roles(caller, &wire.roles, &BTreeSet::new())?;
         let id = new_id(prefix);
         let input = control::Input::CreatePrincipal { kind, roles, account };
         let commands = vec![command(Kind::Principal, &id, input)];
@@ -224,7 +224,7 @@ impl Identity {
         self.wire_principal(&caller.tenant, &principal)
     }
 
-    fn find_principal(&self, caller: &Caller, id: &str) -> Result<Arc<Principal>> {
+    pub(crate) fn find_principal(&self, caller: &Caller, id: &str) -> Result<Arc<Principal>> {
         let known = PrincipalId::new(id)
             .ok()
             .and_then(|id| self.0.control.directory.principal(&caller.tenant, &id));
@@ -266,7 +266,8 @@ impl Identity {
         owner_over_owner(caller, &principal)?;
         let (endpoint, input) = match new_roles {
             Some(names) => {
-                ("principal_roles", control::Input::SetRoles { roles: roles(caller, names)? })
+                let roles = roles(caller, names, &principal.roles)?;
+                ("principal_roles", control::Input::SetRoles { roles })
             }
             None => ("principal_disable", control::Input::DisablePrincipal {}),
         };
@@ -283,7 +284,7 @@ impl Identity {
         body: Digest,
     ) -> Result<CreateKeyResponse> {
         let principal = self.find_principal(caller, &wire.principal_id)?;
-        owner_over_owner(caller, &principal)?;
+        may_have_key_of(caller, &principal)?;
         let workspace = match wire.workspace.as_str() {
             "" => caller.workspace.clone(),
             id => WorkspaceId::new(id).map_err(bad_id)?,
@@ -310,7 +311,7 @@ impl Identity {
         }
     }
 
-    fn find_key(&self, caller: &Caller, id: &str) -> Result<Arc<ApiKey>> {
+    pub(crate) fn find_key(&self, caller: &Caller, id: &str) -> Result<Arc<ApiKey>> {
         let known = self.0.control.directory.key(id);
         let own = known.filter(|(tenant, _)| *tenant == caller.tenant).map(|(_, key)| key);
         own.ok_or_else(|| Refused::not_found("key"))
@@ -347,8 +348,9 @@ impl Identity {
     }
 }
 
-/// The roles of those names. Only an owner makes owners.
-fn roles(caller: &Caller, names: &[String]) -> Result<BTreeSet<Role>> {
+/// The roles of those names, for a principal that has `before`. Only an owner makes owners, and
+/// people with the last word: who manages principals must not make their own approver.
+fn roles(caller: &Caller, names: &[String], before: &BTreeSet<Role>) -> Result<BTreeSet<Role>> {
     let role = |name: &String| {
         serde_json::from_value(serde_json::Value::String(name.clone())).map_err(|_| {
             let known: Vec<String> = Role::ALL.iter().map(crate::approvals::role_name).collect();
@@ -356,17 +358,29 @@ fn roles(caller: &Caller, names: &[String]) -> Result<BTreeSet<Role>> {
         })
     };
     let roles: BTreeSet<Role> = names.iter().map(role).collect::<Result<_>>()?;
-    if roles.contains(&Role::Owner) && !caller.roles.contains(&Role::Owner) {
-        let message = "only an owner makes owners";
+    let owners = |role: &&Role| **role == Role::Owner || role.has_the_last_word();
+    let given = roles.difference(before).find(owners);
+    if let Some(role) = given.filter(|_| !caller.roles.contains(&Role::Owner)) {
+        let message = format!("only an owner gives the role {}", crate::approvals::role_name(role));
         return Err(Refused::new(Category::Permission, "permission_denied", message));
     }
     Ok(roles)
 }
 
-/// Only an owner changes an owner, or gets a key of one.
-fn owner_over_owner(caller: &Caller, principal: &Principal) -> Result<()> {
+/// Only an owner gets a key of an owner, or of who has the last word.
+pub(crate) fn may_have_key_of(caller: &Caller, principal: &Principal) -> Result<()> {
+    let guarded = |role: &Role| *role == Role::Owner || role.has_the_last_word();
+    if principal.roles.iter().any(guarded) && !caller.roles.contains(&Role::Owner) {
+        let message = "only an owner makes keys for owners, approvers and responders";
+        return Err(Refused::new(Category::Permission, "permission_denied", message));
+    }
+    Ok(())
+}
+
+/// Only an owner changes an owner.
+pub(crate) fn owner_over_owner(caller: &Caller, principal: &Principal) -> Result<()> {
     if principal.roles.contains(&Role::Owner) && !caller.roles.contains(&Role::Owner) {
-        let message = "only an owner changes an owner or makes keys for one";
+        let message = "only an owner changes an owner";
         return Err(Refused::new(Category::Permission, "permission_denied", message));
     }
     Ok(())
@@ -405,7 +419,7 @@ impl Minted {
             expires_at,
             rate_per_min,
         };
-        Ok(Self { key: crate::auth::format_key(&id, &secret), id, issue })
+        Ok(Self { key: crate::credentials::format_key(&id, &secret), id, issue })
     }
 
     fn command(&self) -> Command {
@@ -417,14 +431,16 @@ impl Minted {
         let key = ApiKey {
             id: self.id,
             issue: Box::new(self.issue),
+            previous: None,
             revoked: false,
+            revision: 1,
             created_at: kernel::values::Timestamp(0),
         };
         shown(&key, self.key)
     }
 }
 
-fn shown(key: &ApiKey, secret: String) -> CreateKeyResponse {
+pub(crate) fn shown(key: &ApiKey, secret: String) -> CreateKeyResponse {
     CreateKeyResponse {
         key: secret,
         key_id: key.id.clone(),
@@ -453,5 +469,6 @@ fn wire_tenant(tenant: &Tenant) -> WireTenant {
     WireTenant {
         tenant: tenant.id.to_string(),
         created_at: Some(Timestamp::from_micros(tenant.created_at.0)),
+        suspended: tenant.suspended,
     }
 }

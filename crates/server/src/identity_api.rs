@@ -10,17 +10,21 @@ use proto::identity::identity_service_server::IdentityService;
 use proto::identity::trust_key::Purpose;
 use proto::identity::{
     CreateKeyRequest, CreateKeyResponse, CreatePrincipalRequest, CreateTenantRequest,
-    CreateTenantResponse, CreateWorkspaceRequest, DisablePrincipalRequest, GetPrincipalRequest,
-    GetTenantKeysRequest, GetTenantKeysResponse, GetTenantRequest, Key, KeyState, ListKeysRequest,
-    ListKeysResponse, ListPrincipalsRequest, ListPrincipalsResponse, ListTenantsRequest,
-    ListTenantsResponse, ListWorkspacesRequest, ListWorkspacesResponse, Principal,
-    RevokeKeyRequest, Tenant, TrustKey, UpdatePrincipalRequest, Workspace,
+    CreateTenantResponse, CreateWorkspaceRequest, DisablePrincipalRequest, EnablePrincipalRequest,
+    GetPrincipalRequest, GetTenantKeysRequest, GetTenantKeysResponse, GetTenantRequest, Key,
+    KeyState, ListKeysRequest, ListKeysResponse, ListPrincipalsRequest, ListPrincipalsResponse,
+    ListSessionsRequest, ListSessionsResponse, ListTenantsRequest, ListTenantsResponse,
+    ListWorkspacesRequest, ListWorkspacesResponse, Principal, ResumeTenantRequest,
+    RevokeKeyRequest, RevokeSessionRequest, RotateKeyRequest, RotateTokenKeyRequest,
+    RotateTokenKeyResponse, Session, SuspendTenantRequest, Tenant, TrustKey,
+    UpdatePrincipalRequest, Workspace,
 };
 use tonic::{Request, Response, Status};
 
 use crate::error::{Refused, Result};
 use crate::identity::{Identity, wire_key};
 use crate::paging;
+use crate::sessions;
 use crate::shared::Caller;
 
 /// Serves identity.
@@ -262,5 +266,58 @@ impl IdentityService for IdentityApi {
         let caller = crate::caller(&request)?;
         let wire = request.into_inner();
         Ok(Response::new(self.0.revoke_key(&caller, &wire.key_id, body(&wire)).await?))
+    }
+
+    async fn suspend_tenant(&self, request: Request<SuspendTenantRequest>) -> Reply<Tenant> {
+        let caller = crate::caller(&request)?;
+        let wire = request.into_inner();
+        let body = body(&wire);
+        Ok(Response::new(self.0.set_suspended(&caller, &wire.tenant, true, body).await?))
+    }
+
+    async fn resume_tenant(&self, request: Request<ResumeTenantRequest>) -> Reply<Tenant> {
+        let caller = crate::caller(&request)?;
+        let wire = request.into_inner();
+        let body = body(&wire);
+        Ok(Response::new(self.0.set_suspended(&caller, &wire.tenant, false, body).await?))
+    }
+
+    async fn enable_principal(&self, request: Request<EnablePrincipalRequest>) -> Reply<Principal> {
+        let caller = crate::caller(&request)?;
+        let wire = request.into_inner();
+        let id = &wire.principal_id;
+        Ok(Response::new(self.0.enable_principal(&caller, id, body(&wire)).await?))
+    }
+
+    async fn rotate_key(&self, request: Request<RotateKeyRequest>) -> Reply<CreateKeyResponse> {
+        let caller = crate::caller(&request)?;
+        let wire = request.into_inner();
+        let (id, overlap_s) = (&wire.key_id, wire.overlap_s);
+        Ok(Response::new(self.0.rotate_key(&caller, id, overlap_s, body(&wire)).await?))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Reply<ListSessionsResponse> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(sessions::list(&self.0.0, &caller, request.get_ref())?))
+    }
+
+    async fn revoke_session(&self, request: Request<RevokeSessionRequest>) -> Reply<Session> {
+        let caller = crate::caller(&request)?;
+        let wire = request.into_inner();
+        let id = &wire.session_id;
+        Ok(Response::new(sessions::revoke(&self.0.0, &caller, id, body(&wire)).await?))
+    }
+
+    async fn rotate_token_key(
+        &self,
+        request: Request<RotateTokenKeyRequest>,
+    ) -> Reply<RotateTokenKeyResponse> {
+        let caller = crate::caller(&request)?;
+        let wire = request.into_inner();
+        let body = body(&wire);
+        Ok(Response::new(self.0.rotate_token_key(&caller, wire.overlap_s, body).await?))
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use kernel::note::Checkpoint;
-use kernel::principal::permitted;
 use kernel::proof::TlogProof;
 use kernel::receipt::{CONTROL, LogId};
 use kernel::tile::Tile;
@@ -35,7 +34,7 @@ pub(crate) fn named_log<'a>(
     if name == caller.workspace.as_str() {
         return Some((caller.log(), &shared.ledger));
     }
-    let control = name == CONTROL && permitted(&caller.roles, "tenants:read");
+    let control = name == CONTROL && caller.may("tenants:read");
     control.then(|| (caller.control_log(), &shared.control.ledger))
 }
 

@@ -44,3 +44,19 @@ pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
 pub const STOP_WAIT: Duration = Duration::from_secs(10);
 /// When a client of a server that stands by may ask again.
 pub const STANDBY_RETRY_MS: u64 = 1_000;
+/// Bytes of an access token.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+/// How long an access token is good for where the request does not say.
+pub const TOKEN_MICROS_DEFAULT: i64 = 900 * 1_000_000;
+/// Verified tokens kept, so that each is verified once: about 1 KiB each.
+pub const TOKENS_KNOWN_MAX: usize = 10_000;
+/// How often the credential of a request that is under way is looked at again.
+pub const CREDENTIAL_LOOK_EVERY: Duration = Duration::from_millis(400);
+/// Requests a minute that one credential may make for tokens.
+pub const TOKENS_PER_MIN: u32 = 600;
+/// Requests for tokens a minute whose credentials are none.
+pub const TOKENS_REFUSED_PER_MIN: u32 = 6_000;
+/// Bytes of the body of a request for a token: two tokens and what is around them.
+pub const TOKEN_BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the audience of a token.
+pub const AUDIENCE_BYTES_MAX: usize = 255;

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use connectors::Tools;
 use kernel::control::Principal;
+use kernel::delegation::delegable;
 use kernel::ids::{ActionId, ApprovalId, EnvironmentId, PrincipalId, TenantId, WorkspaceId};
 use kernel::machine::Command;
 use kernel::principal::{ActorChain, PrincipalKind, Role, permitted};
@@ -21,13 +22,14 @@ use tokio_util::task::TaskTracker;
 use crate::directory::Directory;
 use crate::error::{Refused, Result};
 use crate::metrics::Metrics;
+use crate::tokens::Tokens;
 use crate::waiters::Waiters;
 
 /// The control plane: what may exist.
 pub(crate) struct Control {
     pub(crate) ledger: Ledger,
     pub(crate) vault: Vault,
-    pub(crate) directory: Directory,
+    pub(crate) directory: Arc<Directory>,
     /// Held while a tenant is made.
     pub(crate) founding: tokio::sync::Mutex<()>,
 }
@@ -40,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) policy: PolicyPoint,
     pub(crate) tools: Tools,
     pub(crate) clock: Clock,
+    pub(crate) tokens: Tokens,
     pub(crate) metrics: Metrics,
     pub(crate) waiters: Waiters,
     /// The attempts under way: a server that stops lets them end.
@@ -68,6 +71,8 @@ pub(crate) struct Caller {
     pub(crate) roles: BTreeSet<Role>,
     pub(crate) revision: u64,
     pub(crate) account: Option<kernel::ids::AccountId>,
+    /// For whom it acts and what that leaves of its roles; none for a plain key or session.
+    pub(crate) authority: Option<Arc<Authority>>,
     pub(crate) trace_id: Option<String>,
     pub(crate) idempotency_key: Option<String>,
 }
@@ -89,6 +94,7 @@ impl Caller {
             roles: principal.roles.clone(),
             revision: principal.revision,
             account: principal.account.clone(),
+            authority: None,
             trace_id: None,
             idempotency_key: None,
         }
@@ -104,16 +110,32 @@ impl Caller {
         LogId::Control(self.tenant.clone())
     }
 
+    /// Narrows the caller to `authority`.
+    pub(crate) fn under(self, authority: Authority) -> Self {
+        let revision = authority.revision;
+        Self { authority: Some(Arc::new(authority)), revision, ..self }
+    }
+
     /// Who acts for whom.
     pub(crate) fn actors(&self) -> ActorChain {
-        ActorChain::direct(self.id.clone(), self.kind)
+        match &self.authority {
+            Some(authority) => authority.chain.clone(),
+            None => ActorChain::direct(self.id.clone(), self.kind),
+        }
+    }
+
+    /// Whether the caller has `permission`: by its roles, and by all that narrows them.
+    pub(crate) fn may(&self, permission: &str) -> bool {
+        let authority = self.authority.as_ref();
+        permitted(&self.roles, permission)
+            && authority.is_none_or(|authority| authority.covers(permission))
     }
 
     /// Whether the caller may see what `actors` asked for, by `permission`: an agent only what it
     /// takes part in, every other role that has the permission everything of the workspace.
     pub(crate) fn sees(&self, permission: &str, actors: &ActorChain) -> bool {
         let others = self.roles.iter().filter(|role| **role != Role::Agent);
-        actors.contains(&self.id) || permitted(others, permission)
+        actors.contains(&self.id) || (permitted(others, permission) && self.may(permission))
     }
 
     /// Reserves the caller's idempotency key for what the request makes: the id of the stream and
@@ -126,7 +148,10 @@ impl Caller {
         now: Timestamp,
     ) -> Option<(String, reservation::Input)> {
         let key = self.idempotency_key.as_ref()?;
-        let scope = [self.tenant.as_str(), self.id.as_str(), endpoint, key].join("\n");
+        // Who acts for two people asks twice.
+        let actors = self.actors();
+        let ids: Vec<&str> = actors.actors().iter().map(|actor| actor.id.as_str()).collect();
+        let scope = [self.tenant.as_str(), &ids.join("/"), endpoint, key].join("\n");
         let input = reservation::Input {
             body,
             target: target.to_owned(),
@@ -134,6 +159,48 @@ impl Caller {
         };
         Some((Digest::of(scope.as_bytes()).hex(), input))
     }
+}
+
+/// What a token or a delegation leaves of the acting principal's roles.
+#[derive(Clone, Debug)]
+pub(crate) struct Authority {
+    /// Who acts for whom.
+    pub(crate) chain: ActorChain,
+    /// The roles, now, of those who delegated.
+    pub(crate) delegators: Vec<BTreeSet<Role>>,
+    /// The scope of the token.
+    pub(crate) scope: Option<BTreeSet<String>>,
+    /// The revisions of the whole chain, added up: it changes whenever one of them does.
+    pub(crate) revision: u64,
+}
+
+impl Authority {
+    /// The authority of a chain whose principals are, now, `principals`.
+    pub(crate) fn new(
+        chain: ActorChain,
+        principals: &[Arc<Principal>],
+        scope: Option<BTreeSet<String>>,
+    ) -> Self {
+        let delegators = principals.split_last().map_or(&[][..], |(_, before)| before);
+        Self {
+            chain,
+            delegators: delegators.iter().map(|principal| principal.roles.clone()).collect(),
+            scope,
+            revision: revision(principals),
+        }
+    }
+
+    fn covers(&self, permission: &str) -> bool {
+        let handed_on = self.delegators.is_empty() || delegable(permission);
+        handed_on
+            && self.scope.as_ref().is_none_or(|scope| scope.contains(permission))
+            && self.delegators.iter().all(|roles| permitted(roles, permission))
+    }
+}
+
+/// The revisions of all of a chain, added up.
+pub(crate) fn revision(principals: &[Arc<Principal>]) -> u64 {
+    principals.iter().fold(0, |sum, principal| sum.saturating_add(principal.revision))
 }
 
 /// A new time-ordered id: `prefix` and 26 characters.
@@ -164,12 +231,26 @@ impl Shared {
 
     /// Commits to a control log and moves the directory on.
     pub(crate) async fn commit_control(&self, batch: Batch) -> Result<Committed> {
-        let log = batch.log.clone();
-        let committed = self.control.ledger.commit(batch).await?;
-        for (stream, state) in &committed.states {
-            self.control.directory.take(&log, stream, state);
-        }
-        Ok(committed)
+        Ok(self.commit_to(self.control.ledger.clone(), batch).await?)
+    }
+
+    /// Commits and moves the directory on, whatever becomes of who asked: a key whose revocation
+    /// is durable must not go on because its revoker hung up.
+    async fn commit_to(
+        &self,
+        ledger: Ledger,
+        batch: Batch,
+    ) -> std::result::Result<Committed, ledger::Error> {
+        let directory = self.control.directory.clone();
+        let committing = tokio::spawn(async move {
+            let log = batch.log.clone();
+            let committed = ledger.commit(batch).await?;
+            for (stream, state) in &committed.states {
+                directory.take(&log, stream, state);
+            }
+            Ok(committed)
+        });
+        committing.await.map_err(|_| ledger::Error::Stopped)?
     }
 
     /// Carries out a mutation once for each idempotency key: a repeat is answered by what the
@@ -187,18 +268,12 @@ impl Shared {
             batch.commands.insert(0, Command::new(machine::Kind::Idempotency, id, input));
         }
         batch.trace_id = caller.trace_id.clone();
-        let log = batch.log.clone();
-        let plane = match log {
-            LogId::Workspace(..) => &self.ledger,
-            _ => &self.control.ledger,
+        let plane = match batch.log {
+            LogId::Workspace(..) => self.ledger.clone(),
+            _ => self.control.ledger.clone(),
         };
-        match plane.commit(batch).await {
-            Ok(committed) => {
-                for (stream, state) in &committed.states {
-                    self.control.directory.take(&log, stream, state);
-                }
-                Ok(Mutated::Fresh(committed))
-            }
+        match self.commit_to(plane, batch).await {
+            Ok(committed) => Ok(Mutated::Fresh(committed)),
             Err(ledger::Error::Refused(machine::Refusal::Duplicate { target })) => {
                 Ok(Mutated::Repeat(target))
             }

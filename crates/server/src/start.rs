@@ -41,9 +41,10 @@ use crate::shared::{Control, Shared, system_clock};
 use crate::standby::{self, Front};
 use crate::stores::{Epochs, Stores};
 use crate::system::SystemApi;
+use crate::tokens::Tokens;
 use crate::tools::ToolsApi;
 use crate::waiters::Waiters;
-use crate::{Config, ConfigError, grpc, limits};
+use crate::{Config, ConfigError, grpc, limits, oauth};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +165,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let tools = tools(&config)?;
     let listener = Listener::bind(&config.listen, config.tls.as_ref()).await?;
     let url = format!("{}://{}", listener.scheme(), listener.address);
+    let issuer = config.public_url.clone().unwrap_or_else(|| issuer(&config, &listener));
     let stores = Arc::new(Stores::open(&config, &url)?);
     let mut running = Running {
         url,
@@ -174,7 +176,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         ended: Arc::default(),
         stores,
     };
-    let start = Start::of(&running, config, tools);
+    let start = Start::of(&running, config, tools, issuer);
     let router = match running.stores.occupied()? {
         None => {
             let epochs = running.stores.acquire()?;
@@ -199,6 +201,7 @@ struct Start {
     config: Config,
     tools: Tools,
     url: String,
+    issuer: String,
     stores: Arc<Stores>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -207,10 +210,11 @@ struct Start {
 }
 
 impl Start {
-    fn of(running: &Running, config: Config, tools: Tools) -> Self {
+    fn of(running: &Running, config: Config, tools: Tools, issuer: String) -> Self {
         Self {
             config,
             tools,
+            issuer,
             url: running.url.clone(),
             stores: running.stores.clone(),
             stop: running.stop.clone(),
@@ -239,7 +243,7 @@ impl Start {
 
     /// Loads what is known, recovers what was cut off, and starts to serve.
     async fn serve(self, epochs: Epochs) -> Result<(Router, Option<PathBuf>), Error> {
-        let Self { config, tools, url, stores, stop, tasks, running, ended } = self;
+        let Self { config, tools, url, issuer, stores, stop, tasks, running, ended } = self;
         // From the first moment: what was lost while starting must not be served.
         let (watched, stopped) = (stores.clone(), stop.clone());
         tasks.spawn(async move {
@@ -251,7 +255,7 @@ impl Start {
                 }
             }
         });
-        let shared = Arc::new(open(config, tools, &stores, epochs, running)?);
+        let shared = Arc::new(open(config, tools, issuer, &stores, epochs, running)?);
         queue::recover(&shared).await?;
         let credentials = first_start(&shared, &url).await?;
         for tenant in shared.control.directory.tenants() {
@@ -272,10 +276,20 @@ fn end(stop: &CancellationToken, ended: &OnceLock<String>, reason: String) {
     stop.cancel();
 }
 
+/// Who issues tokens where nobody says: where the server listens, by name where that is anywhere.
+fn issuer(config: &Config, listener: &Listener) -> String {
+    let (scheme, address) = (listener.scheme(), listener.address);
+    match address.ip().is_unspecified() {
+        true => format!("{scheme}://{}:{}", config.host, address.port()),
+        false => format!("{scheme}://{address}"),
+    }
+}
+
 /// Opens keys; loads the control plane.
 fn open(
     config: Config,
     tools: Tools,
+    issuer: String,
     stores: &Stores,
     epochs: Epochs,
     running: TaskTracker,
@@ -295,7 +309,7 @@ fn open(
     let control_key = policies::control_key(keys.as_ref()).map_err(Error::Start)?;
     Ok(Shared {
         control: Control {
-            directory: Directory::load(&control)?,
+            directory: Arc::new(Directory::load(&control)?),
             vault: Vault::new(control.clone(), keys.clone()),
             ledger: control,
             founding: tokio::sync::Mutex::default(),
@@ -305,6 +319,7 @@ fn open(
         policy: policy::PolicyPoint::new(&limits, control_key, clock.clone()),
         tools,
         clock,
+        tokens: Tokens::new(issuer),
         metrics: Metrics::new(),
         waiters: Waiters::default(),
         running,
@@ -454,6 +469,7 @@ fn router(shared: Arc<Shared>) -> Router {
     proto::rest::router(services, body)
         .route("/metrics", get(move || async move { show_metrics(&metrics) }))
         .route("/openapi.json", get(openapi))
+        .merge(oauth::router(shared.clone()))
         .merge(grpc)
         .fallback(proto::rest::not_found)
         .layer(axum::middleware::from_fn_with_state(Gate::new(shared), gate))

@@ -12,7 +12,7 @@ use kernel::failure::Category;
 use kernel::ids::{AccountId, EnvironmentId, TenantId, ToolId, WorkspaceId};
 use kernel::json::{self, RawJson};
 use kernel::machine::{Kind, State};
-use kernel::principal::ActorChain;
+use kernel::principal::{ActorChain, permitted};
 use kernel::risk::Risk;
 use kernel::tool::CallFacts;
 use kernel::values::{Digest, MicroUsd};
@@ -21,7 +21,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::policies::reviewed;
-use crate::shared::{Caller, Shared};
+use crate::shared::{Authority, Caller, Shared};
+
+/// The permission to submit actions.
+const SUBMIT: &str = "actions:submit";
 
 /// The action document: everything that says what the action is. Its canonical form is what an
 /// approver sees; the parameters are kept as they were received.
@@ -245,16 +248,21 @@ pub(crate) fn check_place(caller: &Caller, workspace: &str, environment: &str) -
     Ok(())
 }
 
-/// The caller as it is now, for an action that was asked for earlier. None where the principal is
-/// gone or disabled.
+/// The caller as it is now, for an action that was asked for earlier. None where any principal of
+/// its chain is gone or disabled, or one that delegated may not submit any more.
 pub(crate) fn present_caller(shared: &Shared, document: &Document) -> Option<Caller> {
     let tenant = TenantId::new(&document.tenant).ok()?;
-    let actor = document.actor_chain.acting()?;
-    let principal = shared.control.directory.principal(&tenant, &actor.id)?;
-    if principal.disabled {
+    let chain = &document.actor_chain;
+    let principals = shared.control.directory.chain(&tenant, chain)?;
+    let (acting, delegators) = principals.split_last()?;
+    if !delegators.iter().all(|principal| permitted(&principal.roles, SUBMIT)) {
         return None;
     }
     let workspace = WorkspaceId::new(&document.workspace).ok()?;
     let environment = EnvironmentId::new(&document.environment).ok()?;
-    Some(Caller::new(tenant, workspace, environment, &principal))
+    let caller = Caller::new(tenant, workspace, environment, acting);
+    if delegators.is_empty() {
+        return Some(caller);
+    }
+    Some(caller.under(Authority::new(chain.clone(), &principals, None)))
 }

@@ -68,6 +68,8 @@ async fn take_due(
         shared.running.clone().spawn(async move {
             let until = match handle(&shared, &item).await {
                 Ok(()) => None,
+                // What a suspended tenant has waiting rests until the tenant is resumed.
+                Err(_) if suspended(&shared, &item.0) => Some(Instant::now() + limits::QUEUE_REST),
                 Err(refused) => {
                     tracing::warn!(stream = %item.1, error = %refused.0, "left for later");
                     Some(Instant::now() + limits::QUEUE_REST)
@@ -89,12 +91,22 @@ async fn take_due(
     Ok(Duration::from_micros(micros.unsigned_abs()).min(limits::QUEUE_IDLE))
 }
 
+fn suspended(shared: &Shared, log: &LogId) -> bool {
+    match log {
+        LogId::Workspace(tenant, _) => shared.control.directory.suspended(tenant),
+        _ => false,
+    }
+}
+
 /// Does what one thing waits for.
 async fn handle(shared: &Arc<Shared>, (log, stream): &Item) -> Result<()> {
     let now = shared.now();
     match shared.ledger.read(log, stream.kind, &stream.id)? {
         Some(State::Action(action)) if action.due().is_some_and(|at| at <= now) => {
             match action.status {
+                Status::Approved if suspended(shared, log) => {
+                    Err(Refused(crate::credentials::suspended()))
+                }
                 Status::Approved => run::resume(shared, log, &action).await,
                 Status::Executing => run::lost(shared, log, &action).await,
                 _ => Ok(()),

@@ -250,6 +250,6 @@ impl ActionsService for ActionsApi {
 /// An agent withdraws what it asked for itself; operators and admins what anybody asked for.
 fn own_or_operated(caller: &Caller, action: &Action) -> Result<()> {
     let own = action.request.actors.contains(&caller.id);
-    let operates = kernel::principal::permitted(&caller.roles, "actions:reconcile");
+    let operates = caller.may("actions:reconcile");
     if own || operates { Ok(()) } else { Err(Refused::not_found("action")) }
 }

@@ -20,7 +20,7 @@ use super::view::{Answer, DOCUMENT};
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::metrics::Stage;
-use crate::shared::{Caller, Shared, new_action_id, new_approval_id};
+use crate::shared::{Caller, Shared, new_action_id, new_approval_id, revision};
 
 /// The permission to see actions.
 pub(crate) const READ: &str = "actions:read";
@@ -180,10 +180,15 @@ fn submission(
     })
 }
 
-/// What is in force now. A caller whose roles changed since their request came in is told so.
+/// What is in force now. A caller whose roles, or those of whom it acts for, changed since their
+/// request came in is told so; nothing begins in a suspended tenant.
 pub(crate) fn revisions(shared: &Shared, caller: &Caller) -> Result<Revisions> {
-    let principal = shared.control.directory.principal(&caller.tenant, &caller.id);
-    if principal.is_none_or(|principal| principal.revision != caller.revision) {
+    let directory = &shared.control.directory;
+    if directory.suspended(&caller.tenant) {
+        return Err(Refused(crate::credentials::suspended()));
+    }
+    let chain = directory.chain(&caller.tenant, &caller.actors());
+    if chain.is_none_or(|principals| revision(&principals) != caller.revision) {
         return Err(Refusal::DecisionStale.into());
     }
     Ok(Revisions {
