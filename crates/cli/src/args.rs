@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    accounts, actions, approvals, evidence, identity, init, ledger, migrate, policy, receipts, serve, tools,
-    verify, version,
+    accounts, actions, approvals, evidence, identity, init, ledger, migrate, policy, receipts,
+    serve, tools, verify, version, witness,
 };
 use crate::context::Context;
 use crate::demo;
@@ -80,6 +80,9 @@ pub(crate) enum Command {
     /// Manage the accounts that actions spend from.
     #[command(subcommand)]
     Account(accounts::Account),
+    /// Cosign the checkpoints of logs on other servers, and raise an alarm where one is rewritten.
+    #[command(subcommand)]
+    Witness(witness::Witness),
     /// Print the version of this program and, where one is named, of the server.
     Version,
 }
@@ -108,6 +111,7 @@ impl Command {
             Self::Key(command) => command.run(context).await,
             Self::Tools(command) => command.run(context).await,
             Self::Account(command) => command.run(context).await,
+            Self::Witness(command) => command.run(context).await,
             Self::Version => version::run(context).await,
         }
     }

@@ -16,6 +16,8 @@ Exit codes:
    5  the action is pending: held for a person, or still running
    6  verification failed
    7  the server cannot be reached
+   8  the log was cut off or rewritten since the older checkpoint
+   9  too few witnesses cosigned
   64  bad configuration";
 
 /// An exit code.
@@ -30,6 +32,8 @@ pub(crate) enum Exit {
     Pending = 5,
     NotVerified = 6,
     Unreachable = 7,
+    Inconsistent = 8,
+    NotWitnessed = 9,
     Configuration = 64,
 }
 
@@ -103,6 +107,9 @@ impl Exit {
         if cause.downcast_ref().is_some_and(server::StartError::is_configuration) {
             return Some(Self::Configuration);
         }
+        if cause.downcast_ref().is_some_and(server::witness::Error::is_configuration) {
+            return Some(Self::Configuration);
+        }
         let is_configuration =
             cause.is::<client::SetupError>() || cause.is::<server::ConfigError>();
         is_configuration.then_some(Self::Configuration)
@@ -143,6 +150,8 @@ mod tests {
             Exit::Pending,
             Exit::NotVerified,
             Exit::Unreachable,
+            Exit::Inconsistent,
+            Exit::NotWitnessed,
             Exit::Configuration,
         ] {
             let line = format!("\n{:>4}  ", code as u8);

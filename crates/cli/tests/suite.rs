@@ -23,3 +23,4 @@ mod serve;
 mod surfaces;
 mod tenants;
 mod visibility;
+mod witness;

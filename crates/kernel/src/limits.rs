@@ -43,6 +43,13 @@ pub const NOTE_SIGNATURES_MAX: usize = 16;
 /// Bytes of a note or of a proof that holds one. 16 signatures, each up to 5 kB by a post-quantum
 /// key, take 16 × 5,000 × 4 / 3 = 106,667 bytes in base64; the rest is for text and names.
 pub const NOTE_BYTES_MAX: usize = 128 * 1024;
+/// Hashes of a consistency proof that is sent to a witness, as C2SP tlog-witness says.
+pub const WITNESS_PROOF_HASHES_MAX: usize = 63;
+/// Bytes of a request to a witness: the old size, 63 hashes of 45 bytes and the checkpoint.
+pub const WITNESS_REQUEST_BYTES_MAX: usize = NOTE_BYTES_MAX + 4096;
+/// Witnesses that one server asks, or that one check may demand: a note has room for them and for
+/// the log's own signature.
+pub const WITNESSES_MAX: usize = NOTE_SIGNATURES_MAX - 1;
 /// Bytes of the name of how a session was opened.
 pub const SESSION_METHOD_BYTES_MAX: usize = 64;
 /// How long a session may last.

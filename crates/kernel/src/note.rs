@@ -33,6 +33,9 @@ pub enum Error {
     /// A verifier key is malformed.
     #[error("not a verifier key: write <name>+<8 hex digits>+<base64 of 0x01 and the key>")]
     VerifierKey,
+    /// A witness's key is malformed.
+    #[error("not a witness's key: write <name>+<8 hex digits>+<base64 of 0x04 and the key>")]
+    CosignerKey,
 }
 
 impl Error {
@@ -45,6 +48,7 @@ impl Error {
             Self::Name => "note_name",
             Self::Checkpoint => "note_checkpoint",
             Self::VerifierKey => "note_verifier_key",
+            Self::CosignerKey => "note_cosigner_key",
         }
     }
 }
@@ -53,9 +57,38 @@ impl Error {
 const ED25519: u8 = 1;
 
 /// Whether `name` may name a key or a log: not empty, no space, plus or control character.
-fn check_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let bad = |c: char| c.is_whitespace() || c.is_control() || c == '+';
     if name.is_empty() || name.contains(bad) { Err(Error::Name) } else { Ok(()) }
+}
+
+/// SHA-256(name ‖ newline ‖ signature type ‖ key), its first four bytes.
+pub(crate) fn key_id(name: &str, signature_type: u8, public: &[u8; 32]) -> [u8; 4] {
+    let hash = sha2::Sha256::new()
+        .chain_update(name)
+        .chain_update([b'\n', signature_type])
+        .chain_update(public);
+    let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
+    [a, b, c, d]
+}
+
+/// A key as text: its name, its id and base64 of its type and itself.
+pub(crate) fn vkey(name: &str, signature_type: u8, public: &[u8; 32]) -> String {
+    let id = hex::encode(key_id(name, signature_type, public));
+    let key = BASE64.encode([&[signature_type], public.as_slice()].concat());
+    format!("{name}+{id}+{key}")
+}
+
+/// The name and the key of a [`vkey`] of this type; only its one spelling.
+pub(crate) fn parse_vkey(text: &str, signature_type: u8) -> Option<(&str, [u8; 32])> {
+    let mut parts = text.splitn(3, '+');
+    let (name, _id, key) = (parts.next()?, parts.next()?, parts.next()?);
+    let key = BASE64.decode(key).ok()?;
+    let (first, public) = key.split_first()?;
+    let public: [u8; 32] = public.try_into().ok()?;
+    // Printing it again also proves the id.
+    let exact = *first == signature_type && vkey(name, signature_type, &public) == text;
+    exact.then_some((name, public))
 }
 
 /// An Ed25519 key that signs notes. Prints and parses as `name+hexid+base64(0x01 ‖ key)`.
@@ -84,19 +117,13 @@ impl VerifierKey {
 
     /// SHA-256(name ‖ newline ‖ 0x01 ‖ key), its first four bytes.
     pub fn key_id(&self) -> [u8; 4] {
-        let hash = sha2::Sha256::new()
-            .chain_update(&self.name)
-            .chain_update([b'\n', ED25519])
-            .chain_update(self.public);
-        let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
-        [a, b, c, d]
+        key_id(&self.name, ED25519, &self.public)
     }
 }
 
 impl fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = BASE64.encode([&[ED25519], self.public.as_slice()].concat());
-        write!(f, "{}+{}+{key}", self.name, hex::encode(self.key_id()))
+        f.write_str(&vkey(&self.name, ED25519, &self.public))
     }
 }
 
@@ -104,18 +131,8 @@ impl FromStr for VerifierKey {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(_id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(Error::VerifierKey);
-        };
-        let key = BASE64.decode(key).map_err(|_| Error::VerifierKey)?;
-        let public = match key.split_first() {
-            Some((&ED25519, public)) => public.try_into().map_err(|_| Error::VerifierKey)?,
-            _ => return Err(Error::VerifierKey),
-        };
-        let key = Self::new(name, public)?;
-        // Printing it again also proves the id.
-        if key.to_string() == text { Ok(key) } else { Err(Error::VerifierKey) }
+        let (name, public) = parse_vkey(text, ED25519).ok_or(Error::VerifierKey)?;
+        Self::new(name, public)
     }
 }
 
@@ -210,6 +227,16 @@ impl Note {
     /// The signatures, verified or not.
     pub fn signatures(&self) -> &[NoteSignature] {
         &self.signatures
+    }
+
+    /// The same text with further signatures. One by a key that signed already takes the place of
+    /// the earlier one.
+    pub fn with(&self, signatures: &[NoteSignature]) -> Result<Self, Error> {
+        let again = |known: &NoteSignature| {
+            signatures.iter().any(|new| new.name == known.name && new.key_id == known.key_id)
+        };
+        let kept = self.signatures.iter().filter(|known| !again(known));
+        Self::new(&self.text, kept.chain(signatures).cloned().collect())
     }
 }
 

@@ -224,6 +224,11 @@ impl Range {
 
     /// The root over these leaves, as RFC 6962 splits a tree.
     fn root<R: HashReader + ?Sized>(self, reader: &R) -> Result<Digest, ReadError<R::Error>> {
+        Ok(join(&self.peaks(reader)?))
+    }
+
+    /// The roots of the full subtrees of these leaves, largest first.
+    fn peaks<R: HashReader + ?Sized>(self, reader: &R) -> Result<Vec<Digest>, ReadError<R::Error>> {
         let mut peaks = Vec::new();
         let mut lo = self.lo;
         while lo < self.hi {
@@ -231,7 +236,7 @@ impl Range {
             peaks.push(full_root(height, lo >> height, reader)?);
             lo += 1 << height;
         }
-        Ok(join(&peaks))
+        Ok(peaks)
     }
 }
 
@@ -253,6 +258,14 @@ fn full_root<R: HashReader + ?Sized>(
 /// The root of the first `size` leaves.
 pub fn root<R: HashReader + ?Sized>(size: u64, reader: &R) -> Result<Digest, ReadError<R::Error>> {
     Range { lo: 0, hi: size }.root(reader)
+}
+
+/// The tree of the first `size` leaves, as it was when it had so many.
+pub fn frontier<R: HashReader + ?Sized>(
+    size: u64,
+    reader: &R,
+) -> Result<Frontier, ReadError<R::Error>> {
+    Ok(Frontier::from_parts(size, Range { lo: 0, hi: size }.peaks(reader)?)?)
 }
 
 /// The hashes that lead from leaf `index` to the root of the first `size` leaves, the leaf's
@@ -351,13 +364,35 @@ pub fn verify_consistency(
             _ => Err(Error::ProofLength),
         };
     }
-    let skipped = (old - 1).trailing_ones();
-    let mut walk = Walk { node: (old - 1) >> skipped, last: (new - 1) >> skipped };
     let (start, rest) = match proof.split_first() {
         _ if old.is_power_of_two() => (old_root, proof),
         Some(split) => split,
         None => return Err(Error::ProofLength),
     };
+    let (old_hash, new_hash) = fold_consistency(old, new, start, rest)?;
+    if old_hash == *old_root && new_hash == *new_root { Ok(()) } else { Err(Error::Root) }
+}
+
+/// The root that the first `old` of the `new` leaves under `new_root` have, where `proof` shows
+/// it: no other root fits that tree. Where `old` is a power of two a proof does not hold it.
+pub fn proven_prefix(old: u64, new: u64, new_root: &Digest, proof: &[Digest]) -> Option<Digest> {
+    if old == 0 || old >= new || old.is_power_of_two() {
+        return None;
+    }
+    let (start, rest) = proof.split_first()?;
+    let (old_hash, new_hash) = fold_consistency(old, new, start, rest).ok()?;
+    (new_hash == *new_root).then_some(old_hash)
+}
+
+/// The roots of both trees that a consistency proof leads to, for 0 < old < new.
+fn fold_consistency(
+    old: u64,
+    new: u64,
+    start: &Digest,
+    rest: &[Digest],
+) -> Result<(Digest, Digest), Error> {
+    let skipped = (old - 1).trailing_ones();
+    let mut walk = Walk { node: (old - 1) >> skipped, last: (new - 1) >> skipped };
     let (mut old_hash, mut new_hash) = (*start, *start);
     for sibling in rest {
         match walk.up()? {
@@ -369,7 +404,7 @@ pub fn verify_consistency(
         }
     }
     walk.done()?;
-    if old_hash == *old_root && new_hash == *new_root { Ok(()) } else { Err(Error::Root) }
+    Ok((old_hash, new_hash))
 }
 
 /// On which side of a node its sibling lies.

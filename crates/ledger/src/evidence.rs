@@ -10,12 +10,13 @@ use kernel::bundle::{
 pub use kernel::bundle::{BundleReport, Pinned};
 use kernel::dsse::{self, Envelope};
 use kernel::limits;
+use kernel::note::Note;
 use kernel::pem;
 use kernel::receipt::{LogId, STATEMENT_TYPE};
 use kernel::tile;
 use kernel::values::{Digest, Timestamp};
 
-pub use crate::folder::{verify_bundle, verify_path, verify_receipt};
+pub use crate::folder::{verify_bundle, verify_path, verify_path_with, verify_receipt};
 use crate::keys::{P256Signer, Purpose};
 use crate::proofs;
 use crate::store::{Head, ReceiptRow, Store};
@@ -64,9 +65,24 @@ pub struct ExportRequest {
 /// [`Error::Absent`] where a selected receipt does not exist, [`Error::Invalid`] where the
 /// selection is empty or too large or a policy is not of its digest.
 pub fn export(ledger: &Ledger, request: &ExportRequest) -> Result<Vec<u8>, Error> {
+    let head = proofs::known(ledger.store().as_ref(), &request.log)?;
+    export_head(ledger, request, &head)
+}
+
+/// The same under the checkpoint `note` of the log, which may be an older one and bear further
+/// signatures: those of witnesses.
+pub fn export_under(
+    ledger: &Ledger,
+    request: &ExportRequest,
+    note: &Note,
+) -> Result<Vec<u8>, Error> {
+    let head = proofs::head_under(ledger.store().as_ref(), &request.log, note)?;
+    export_head(ledger, request, &head)
+}
+
+fn export_head(ledger: &Ledger, request: &ExportRequest, head: &Head) -> Result<Vec<u8>, Error> {
     let log = &request.log;
     let store = ledger.store().as_ref();
-    let head = proofs::known(store, log)?;
     let size = head.frontier.size();
     let indices = selected(request, size)?;
     let signer = ledger.keys().p256(log.tenant(), Purpose::Receipt)?;
@@ -75,7 +91,7 @@ pub fn export(ledger: &Ledger, request: &ExportRequest) -> Result<Vec<u8>, Error
 
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for row in rows(store, log, &indices)? {
-        add_receipt(&mut files, store, &head, row, &signer.key_id())?;
+        add_receipt(&mut files, store, head, row, &signer.key_id())?;
     }
     add_tiles(&mut files, store, log, size, request.full_log)?;
     for (digest, bytes) in &request.policies {

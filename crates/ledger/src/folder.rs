@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use kernel::bundle::{self, BundleReport, Error, Pinned};
+use kernel::bundle::{self, BundleReport, Error, Files, Pinned};
+use kernel::history::{self, Demands};
+use kernel::note::Checkpoint;
+use kernel::verify;
 
 use crate::keys::NativeVerifier;
 
@@ -30,32 +33,79 @@ pub fn verify_receipt(envelope: &[u8], pinned: Option<&Pinned>) -> BundleReport 
 /// Checks what is at `path`: a folder is an unpacked bundle, a file is a bundle or, where it
 /// begins with `{`, a receipt.
 pub fn verify_path(path: &Path, pinned: Option<&Pinned>) -> BundleReport {
-    let named = |error: std::io::Error| refused(format!("{}: {error}", path.display()));
-    let is_dir = match fs::metadata(path) {
-        Ok(metadata) if metadata.len() > BYTES_MAX => {
-            return refused("the file is too large");
-        }
-        Ok(metadata) if metadata.is_dir() => true,
-        Ok(metadata) if metadata.is_file() => false,
-        Ok(_) => {
-            return refused(format!("{} is no file and no folder", path.display()));
-        }
-        Err(error) => return named(error),
+    verify_path_with(path, pinned, &Demands::default()).0
+}
+
+/// The same; and where something is demanded of the log, whether it holds of the bundle's
+/// checkpoint. The log's key is the pinned one, or that in the bundle.
+pub fn verify_path_with(
+    path: &Path,
+    pinned: Option<&Pinned>,
+    demands: &Demands,
+) -> (BundleReport, Option<Result<Checkpoint, history::Error>>) {
+    let evidence = match read_path(path) {
+        Ok(evidence) => evidence,
+        Err(error) => return (refused(error), None),
     };
-    if is_dir {
+    let files = match &evidence {
+        Evidence::Receipt(bytes) => {
+            let demanded = check_demands(&Files::new(), pinned, demands);
+            return (verify_receipt(bytes, pinned), demanded);
+        }
+        Evidence::Folder(files) => bundle::borrowed(files),
+        Evidence::Archive(bytes) => match bundle::archive::read(bytes) {
+            Ok(files) => files,
+            // Refused as a whole, with the reason.
+            Err(_) => return (verify_bundle(bytes, pinned), None),
+        },
+    };
+    let report = bundle::verify_files(&files, pinned, &NativeVerifier);
+    (report, check_demands(&files, pinned, demands))
+}
+
+fn check_demands(
+    files: &Files<'_>,
+    pinned: Option<&Pinned>,
+    demands: &Demands,
+) -> Option<Result<Checkpoint, history::Error>> {
+    if demands.is_empty() {
+        return None;
+    }
+    let brought = || str::from_utf8(files.get(bundle::VKEY)?).ok()?.trim_end().parse().ok();
+    let checked = match pinned.and_then(|pinned| pinned.vkey.clone()).or_else(brought) {
+        Some(key) => history::verify_bundle_demands(files, &key, demands, &NativeVerifier),
+        None => Err(history::Error::Checkpoint {
+            which: "the newer",
+            error: verify::Error::Note(kernel::note::Error::VerifierKey),
+        }),
+    };
+    Some(checked)
+}
+
+/// What is at a path.
+enum Evidence {
+    Receipt(Vec<u8>),
+    Archive(Vec<u8>),
+    Folder(BTreeMap<String, Vec<u8>>),
+}
+
+fn read_path(path: &Path) -> Result<Evidence, String> {
+    let named = |error: std::io::Error| format!("{}: {error}", path.display());
+    let metadata = fs::metadata(path).map_err(named)?;
+    if metadata.is_dir() {
         let mut folder = Folder { files: BTreeMap::new(), bytes: 0 };
-        return match folder.read(path, "", 0) {
-            Ok(()) => {
-                bundle::verify_files(&bundle::borrowed(&folder.files), pinned, &NativeVerifier)
-            }
-            Err(error) => refused(error),
-        };
+        folder.read(path, "", 0)?;
+        return Ok(Evidence::Folder(folder.files));
     }
-    match fs::read(path) {
-        Ok(bytes) if bytes.starts_with(b"{") => verify_receipt(&bytes, pinned),
-        Ok(bytes) => verify_bundle(&bytes, pinned),
-        Err(error) => named(error),
+    if !metadata.is_file() {
+        return Err(format!("{} is no file and no folder", path.display()));
     }
+    if metadata.len() > BYTES_MAX {
+        return Err("the file is too large".to_owned());
+    }
+    let bytes = fs::read(path).map_err(named)?;
+    let receipt = bytes.starts_with(b"{");
+    Ok(if receipt { Evidence::Receipt(bytes) } else { Evidence::Archive(bytes) })
 }
 
 fn refused(reason: impl Into<String>) -> BundleReport {

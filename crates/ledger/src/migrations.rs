@@ -122,7 +122,9 @@ pub(crate) fn missing(
             }
             Some(_) => {}
             None => {
-                return drift(format!("migration {number} ({name}) is of a later version of tally"));
+                return drift(format!(
+                    "migration {number} ({name}) is of a later version of tally"
+                ));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Proofs about a log, made from stored hashes: that a receipt is in it, that it has only grown.
 
-use kernel::note::Note;
+use kernel::note::{Checkpoint, Note};
 use kernel::proof::TlogProof;
 use kernel::receipt::LogId;
 use kernel::tile::{self, Tile};
@@ -139,6 +139,25 @@ pub(crate) fn tile_of(
 
 pub(crate) fn known(store: &dyn Store, log: &LogId) -> Result<Head, Error> {
     store.head(log)?.ok_or_else(|| Error::Absent(format!("log {}/{}", log.tenant(), log.name())))
+}
+
+/// The end that the log had under `note`, a checkpoint of it. [`Error::Invalid`] where the log
+/// never had this tree.
+pub(crate) fn head_under(store: &dyn Store, log: &LogId, note: &Note) -> Result<Head, Error> {
+    let invalid = |reason: &dyn std::fmt::Display| {
+        Error::Invalid(format!("this is no checkpoint of the log: {reason}"))
+    };
+    let checkpoint = Checkpoint::parse(note.text()).map_err(|error| invalid(&error))?;
+    let head = known(store, log)?;
+    let size = checkpoint.size;
+    if size > head.frontier.size() {
+        return Err(invalid(&"it is of a larger tree"));
+    }
+    let frontier = tree::frontier(size, &StoreHashes { store, log, size })?;
+    if frontier.root() != checkpoint.root {
+        return Err(invalid(&"it has another root"));
+    }
+    Ok(Head { frontier, checkpoint: note.to_string(), ..head })
 }
 
 /// The hashes of the first `size` receipts, where the log has so many.

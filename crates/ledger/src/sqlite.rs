@@ -11,10 +11,10 @@ use rusqlite::{
     Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
 };
 
+use crate::migrations::{self, Engine, Known};
 use crate::store::{
     Class, Commit, ContentRow, EntityRow, Head, HeadUpdate, Page, ReceiptRow, SideRow, Store,
 };
-use crate::migrations::{self, Engine, Known};
 use crate::{Error, sql};
 
 /// Readers kept open. Each holds a few pages; more than this wait for one another.

@@ -9,6 +9,8 @@ use kernel::values::MicroUsd;
 use ledger::postgres::Database;
 use serde::{Deserialize, Serialize};
 
+use crate::witnesses::{self, WitnessConfig};
+
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -69,6 +71,13 @@ pub struct Config {
     pub extra_ca: Option<PathBuf>,
     /// Policy.
     pub policy: Policy,
+    /// The witnesses that are asked to cosign checkpoints.
+    pub witnesses: Vec<WitnessConfig>,
+    /// How many of them have to cosign a checkpoint for it to be shown as cosigned. 0: as many as
+    /// answer, at least one.
+    pub witness_quorum: usize,
+    /// How often they are asked, in seconds.
+    pub witness_every_s: u32,
 }
 
 /// The URL of a database. It may hold a password, so it is not shown.
@@ -142,6 +151,9 @@ impl Default for Config {
             prices: BTreeMap::new(),
             extra_ca: None,
             policy: Policy::default(),
+            witnesses: Vec::new(),
+            witness_quorum: 0,
+            witness_every_s: witnesses::EVERY_S_DEFAULT,
         }
     }
 }
@@ -219,7 +231,7 @@ impl Config {
         if self.policy.ttl_s == 0 || self.policy.confirm_every_s == Some(0) {
             return value("policy", "ttl_s and confirm_every_s are at least 1");
         }
-        Ok(())
+        witnesses::check(self)
     }
 }
 

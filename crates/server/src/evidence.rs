@@ -5,13 +5,18 @@ use std::sync::Arc;
 
 use kernel::action;
 use kernel::dsse::Envelope;
+use kernel::failure::{Category, Failure};
 use kernel::limits::BUNDLE_RECEIPTS_MAX;
 use kernel::machine::{Change, Kind, State};
+use kernel::note::{Checkpoint, Note};
 use kernel::receipt::{LogId, Statement};
 use kernel::values::Digest;
 use kernel::verify::Trust;
-use ledger::evidence::{BundleReport, ExportRequest, Pinned, Selection, export, verify_bundle};
+use ledger::evidence::{
+    BundleReport, ExportRequest, Pinned, Selection, export, export_under, verify_bundle,
+};
 use ledger::keys::Purpose;
+use ledger::proofs;
 use proto::HttpBody;
 use proto::evidence::evidence_service_server::EvidenceService;
 use proto::evidence::{ExportEvidenceRequest, VerifyEvidenceResponse};
@@ -72,13 +77,41 @@ impl Told {
     }
 }
 
-/// The receipts that a request asks for.
-fn select(shared: &Shared, log: &LogId, wire: &ExportEvidenceRequest) -> Result<Selection> {
+/// The receipts that a request asks for. Those that are asked for as cosigned must be.
+fn select(
+    shared: &Shared,
+    log: &LogId,
+    wire: &ExportEvidenceRequest,
+    cosigned: Option<&Note>,
+) -> Result<Selection> {
+    if !wire.cosigned {
+        return selected(shared, log, wire, size_of(&shared.ledger, log)?);
+    }
+    let absent = || Refused::not_found("cosigned checkpoint yet");
+    let checkpoint = Checkpoint::parse(cosigned.ok_or_else(absent)?.text());
+    let size = checkpoint.map_err(Refused::internal)?.size;
+    let selection = selected(shared, log, wire, size)?;
+    let end = match &selection {
+        Selection::Range { to, .. } => *to,
+        Selection::Receipts(indices) => indices.iter().max().map_or(0, |last| last + 1),
+    };
+    if end > size {
+        let message = format!("witnesses have cosigned {size} receipts so far, not {end}");
+        let failure = Failure::new(Category::Conflict, "not_cosigned_yet", message);
+        return Err(failure.retryable(true).into());
+    }
+    Ok(selection)
+}
+
+/// The receipts that a request asks for of the first `size` ones.
+fn selected(
+    shared: &Shared,
+    log: &LogId,
+    wire: &ExportEvidenceRequest,
+    size: u64,
+) -> Result<Selection> {
     if wire.action_id.is_empty() {
-        let to = match wire.to_index {
-            Some(to) => to,
-            None => size_of(&shared.ledger, log)?,
-        };
+        let to = wire.to_index.unwrap_or(size);
         return Ok(Selection::Range { from: wire.from_index, to });
     }
     if wire.from_index > 0 || wire.to_index.is_some() {
@@ -143,7 +176,8 @@ fn bundles(
 }
 
 fn exported(shared: &Shared, log: LogId, wire: &ExportEvidenceRequest) -> Result<Vec<u8>> {
-    let selection = select(shared, &log, wire)?;
+    let cosigned = shared.witnesses.cosigned(shared, &log)?;
+    let selection = select(shared, &log, wire, cosigned.as_deref())?;
     let told = read(shared, &log, &selection)?;
     let request = ExportRequest {
         policies: bundles(shared, log.tenant(), &told.policies)?,
@@ -153,7 +187,13 @@ fn exported(shared: &Shared, log: LogId, wire: &ExportEvidenceRequest) -> Result
         full_log: wire.full_log,
         created_at: shared.now(),
     };
-    Ok(export(&shared.ledger, &request)?)
+    // The newest tree, unless the cosigned one is asked for or is the very same.
+    let newest = proofs::checkpoint(&shared.ledger, &request.log)?.unwrap_or_default();
+    let under = cosigned.filter(|note| wire.cosigned || newest.starts_with(note.text()));
+    Ok(match under {
+        Some(note) => export_under(&shared.ledger, &request, &note)?,
+        None => export(&shared.ledger, &request)?,
+    })
 }
 
 /// Checks a bundle with the keys of the caller's tenant and of the log that it is from.

@@ -64,8 +64,16 @@ impl LedgerApi {
 
     fn checkpoint(&self, caller: &Caller, wire: &GetCheckpointRequest) -> Result<HttpBody> {
         let (log, ledger) = self.log(caller, &wire.workspace)?;
-        let note = proofs::checkpoint(ledger, &log)?;
-        let note = note.ok_or_else(|| Refused::not_found("checkpoint: the log is empty"))?;
+        let witnesses = &self.0.witnesses;
+        let note = if wire.cosigned {
+            let note = witnesses.cosigned(&self.0, &log)?;
+            let note = note.ok_or_else(|| Refused::not_found("cosigned checkpoint yet"))?;
+            note.to_string()
+        } else {
+            let note = proofs::checkpoint(ledger, &log)?;
+            let note = note.ok_or_else(|| Refused::not_found("checkpoint: the log is empty"))?;
+            witnesses.dressed(&self.0, &log, note)?
+        };
         Ok(raw("text/plain; charset=utf-8", note.into_bytes()))
     }
 

@@ -31,9 +31,14 @@ mod system;
 mod tokens;
 mod tools;
 mod waiters;
+pub mod witness;
+mod witnesses;
 
-pub use config::{Config, DatabaseUrl, Error as ConfigError, Overrides, Policy as PolicyConfig, Tls};
+pub use config::{
+    Config, DatabaseUrl, Error as ConfigError, Overrides, Policy as PolicyConfig, Tls,
+};
 pub use start::{Credentials, Error as StartError, Running, start};
+pub use witnesses::WitnessConfig;
 
 use crate::shared::Caller;
 

@@ -35,6 +35,12 @@ struct ByEffect {
     effect: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByWitness {
+    witness: String,
+    outcome: &'static str,
+}
+
 /// A part of an action's way through the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stage {
@@ -70,6 +76,7 @@ pub(crate) struct Metrics {
     actions: Family<ByStatus, Counter>,
     decisions: Family<ByEffect, Counter>,
     latency: Histogram,
+    witnesses: Family<ByWitness, Counter>,
 }
 
 impl Metrics {
@@ -96,7 +103,10 @@ impl Metrics {
         registry.register("actions", "Actions by the state that they reached", actions.clone());
         let decisions = Family::<ByEffect, Counter>::default();
         registry.register("decisions", "Decisions by effect", decisions.clone());
-        Self { registry, requests, seconds, actions, decisions, latency }
+        let witnesses = Family::<ByWitness, Counter>::default();
+        let help = "Checkpoints shown to witnesses, by what came of it";
+        registry.register("witness_answers", help, witnesses.clone());
+        Self { registry, requests, seconds, actions, decisions, latency, witnesses }
     }
 
     pub(crate) fn request(&self, rpc: &'static str, status: u16, took: Duration) {
@@ -116,6 +126,11 @@ impl Metrics {
     pub(crate) fn decision(&self, effect: kernel::decision::Effect) {
         let effect = format!("{effect:?}").to_ascii_lowercase();
         self.decisions.get_or_create(&ByEffect { effect }).inc();
+    }
+
+    pub(crate) fn witness(&self, name: &str, outcome: &'static str) {
+        let label = ByWitness { witness: name.to_owned(), outcome };
+        self.witnesses.get_or_create(&label).inc();
     }
 
     /// The text that Prometheus reads.

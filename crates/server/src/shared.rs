@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) running: TaskTracker,
     /// Wakes the queue.
     pub(crate) queue: Notify,
+    /// Who cosigns our checkpoints.
+    pub(crate) witnesses: crate::witnesses::Witnesses,
     pub(crate) config: crate::Config,
 }
 

@@ -44,6 +44,7 @@ use crate::system::SystemApi;
 use crate::tokens::Tokens;
 use crate::tools::ToolsApi;
 use crate::waiters::Waiters;
+use crate::witnesses::{self, Witnesses};
 use crate::{Config, ConfigError, grpc, limits, oauth};
 
 /// Why the server does not start.
@@ -263,7 +264,8 @@ impl Start {
         }
         tasks.spawn(queue::serve(shared.clone(), stop.clone()));
         tasks.spawn(confirm(shared.clone(), stop.clone()));
-        tasks.spawn(sweep(shared.clone(), stop));
+        tasks.spawn(sweep(shared.clone(), stop.clone()));
+        tasks.spawn(witnesses::serve(shared.clone(), stop));
         Ok((router(shared), credentials))
     }
 }
@@ -324,6 +326,7 @@ fn open(
         waiters: Waiters::default(),
         running,
         queue: tokio::sync::Notify::new(),
+        witnesses: Witnesses::new(&config)?,
         config,
     })
 }

@@ -35,7 +35,18 @@ impl SystemApi {
         }
         let mut checks = Vec::from(stores);
         checks.push(self.policy()?);
+        checks.extend(self.witnesses());
         Ok(Ready { ready: true, checks })
+    }
+
+    /// Tells whether a witness stands against one of the logs. The server goes on: what is in doubt
+    /// is its past, and stopping would not mend it.
+    fn witnesses(&self) -> Option<Check> {
+        let witnesses = Some(&self.0.witnesses).filter(|witnesses| witnesses.asked())?;
+        let accused = witnesses.accused();
+        let detail = "a witness says that a log was cut off or rewritten: see the server's log";
+        let detail = if accused { detail } else { "" };
+        Some(Check { name: "witnesses".to_owned(), ok: !accused, detail: detail.to_owned() })
     }
 
     /// Tells how the operating tenant's policy stands. A server without one is ready: it takes

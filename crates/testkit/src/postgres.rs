@@ -242,12 +242,9 @@ fn programs() -> PathBuf {
     let said = Command::new("pg_config").arg("--bindir").output().ok();
     let said = said.and_then(|output| String::from_utf8(output.stdout).ok());
     let said = said.map(|path| PathBuf::from(path.trim()));
-    debian
-        .chain(said)
-        .find(|path| path.join("initdb").is_file())
-        .unwrap_or_else(|| {
-            panic!("these tests need PostgreSQL 15 or later: apt-get install postgresql")
-        })
+    debian.chain(said).find(|path| path.join("initdb").is_file()).unwrap_or_else(|| {
+        panic!("these tests need PostgreSQL 15 or later: apt-get install postgresql")
+    })
 }
 
 /// The user and group of `postgres`, else of `nobody`, where this process is root's.

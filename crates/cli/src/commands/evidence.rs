@@ -45,6 +45,9 @@ pub(crate) struct Export {
     /// Add every entry of the log, so that it can be replayed.
     #[arg(long)]
     full_log: bool,
+    /// Export under the newest checkpoint that enough witnesses cosigned.
+    #[arg(long)]
+    cosigned: bool,
 }
 
 /// What was written.
@@ -58,13 +61,14 @@ impl Evidence {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let (client, output) = (context.client()?, context.output());
         match self {
-            Self::Export(Export { out, action_id, from, to, full_log }) => {
+            Self::Export(Export { out, action_id, from, to, full_log, cosigned }) => {
                 let request = ExportEvidenceRequest {
                     workspace: String::new(),
                     from_index: from,
                     to_index: to,
                     action_id,
                     full_log,
+                    cosigned,
                 };
                 let bundle = client.export_evidence(&request).await?;
                 let context = || format!("cannot write `{}`", out.display());

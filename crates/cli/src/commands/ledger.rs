@@ -16,6 +16,8 @@ use proto::ledger::{VerifyLedgerRequest, VerifyLedgerResponse};
 use serde::Serialize;
 use server::DatabaseUrl;
 
+use super::demands::{Demanded, log_key as log_key_of};
+use super::growth;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 
@@ -35,6 +37,21 @@ pub(crate) enum Ledger {
         /// Through the API: the workspace; without it that of the credentials file.
         #[arg(long, value_name = "NAME", conflicts_with = "data")]
         workspace: Option<String>,
+        /// The key of the log that you trust, or @FILE: needed for what follows.
+        #[arg(long, value_name = "VKEY", conflicts_with = "data")]
+        log_key: Option<String>,
+        #[command(flatten)]
+        demanded: Demanded,
+    },
+    /// Print the log's signed checkpoint. Keep it: whoever holds one notices when the log is cut
+    /// off or rewritten.
+    Checkpoint {
+        /// The workspace, or `control`; without it that of the credentials file.
+        #[arg(long, value_name = "NAME")]
+        workspace: Option<String>,
+        /// The newest one that enough witnesses cosigned.
+        #[arg(long)]
+        cosigned: bool,
     },
     /// Drop what is derived from the logs of a stopped server and make it anew.
     Rebuild(Folder),
@@ -70,12 +87,32 @@ struct Found {
 impl Ledger {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         match self {
+            Self::Verify { folder: Folder { data: Some(_), .. }, demanded, .. }
+                if demanded.given() =>
+            {
+                let message = "--since and --witness go with the API, or with `tally verify`";
+                Err(Failure::Usage(message.to_owned()).into())
+            }
             Self::Verify { folder: Folder { data: Some(data), host, database }, .. } => {
                 let stopped = Stopped::open(&data, database).await?;
                 let keys = FileKeys::open(&data.join("keys"))?;
                 stopped.each_log(context, |store, log| verify_states(store, &host, &keys, log))
             }
-            Self::Verify { workspace, .. } => online(workspace, context).await,
+            Self::Verify { workspace, log_key, demanded, .. } => {
+                match (demanded.read()?, log_key) {
+                    (None, _) => online(workspace, context).await,
+                    (Some(demands), Some(key)) => {
+                        growth::verify(workspace, &log_key_of(&key)?, demands, context).await
+                    }
+                    (Some(_), None) => {
+                        let message = "give --log-key: the key of the log that you trust";
+                        Err(Failure::Usage(message.to_owned()).into())
+                    }
+                }
+            }
+            Self::Checkpoint { workspace, cosigned } => {
+                growth::show(workspace, cosigned, context).await
+            }
             Self::Rebuild(Folder { data: Some(data), database, .. }) => {
                 let stopped = Stopped::open(&data, database).await?;
                 stopped.each_log(context, |store, log| rebuild(store, log))

@@ -3,7 +3,9 @@
 pub(crate) mod accounts;
 pub(crate) mod actions;
 pub(crate) mod approvals;
+pub(crate) mod demands;
 pub(crate) mod evidence;
+pub(crate) mod growth;
 pub(crate) mod identity;
 pub(crate) mod init;
 pub(crate) mod ledger;
@@ -14,6 +16,7 @@ pub(crate) mod serve;
 pub(crate) mod tools;
 pub(crate) mod verify;
 pub(crate) mod version;
+pub(crate) mod witness;
 
 use clap::Args;
 

@@ -60,7 +60,7 @@ impl Serve {
 
 /// Logs to standard error, so that standard output has the one line. `TALLY_LOG` says how much,
 /// such as `info,ledger=debug`.
-fn log_to_stderr() -> anyhow::Result<()> {
+pub(crate) fn log_to_stderr() -> anyhow::Result<()> {
     let filter =
         EnvFilter::builder().with_default_directive(tracing_level()).with_env_var("TALLY_LOG");
     let filter = filter.from_env().context("TALLY_LOG")?;

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
-use kernel::note::VerifierKey;
 use kernel::verify::Trust;
-use ledger::evidence::{BundleReport, Pinned, verify_path};
+use ledger::evidence::{BundleReport, Pinned, verify_path_with};
 use ledger::keys::from_pem;
+use serde::Serialize;
 
+use super::demands::{self, Demanded, Met, log_key};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 
@@ -23,6 +24,18 @@ pub(crate) struct Verify {
     /// The key of the log that you trust, or @FILE.
     #[arg(long, value_name = "VKEY")]
     log_key: Option<String>,
+    #[command(flatten)]
+    demanded: Demanded,
+}
+
+/// What was found.
+#[derive(Serialize)]
+struct Found {
+    #[serde(flatten)]
+    report: BundleReport,
+    /// Present where something was demanded of the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    demands: Option<Met>,
 }
 
 impl Verify {
@@ -32,26 +45,31 @@ impl Verify {
             vkey: self.log_key.as_deref().map(log_key).transpose()?,
             trust: Trust::CallerSupplied,
         };
-        let is_pinned = !pinned.keys.is_empty() || pinned.vkey.is_some();
-        let report = verify_path(&self.path, is_pinned.then_some(&pinned));
-        context.output().show(&report, describe)?;
-        Ok(Exit::of_verification(report.valid))
+        let demands = self.demanded.read()?.unwrap_or_default();
+        let pinned = is_pinned(&pinned).then_some(&pinned);
+        let (report, checked) = verify_path_with(&self.path, pinned, &demands);
+        let valid = report.valid;
+        let found = Found { report, demands: checked.as_ref().map(Met::of) };
+        context.output().show(&found, |found| {
+            let demands = found.demands.as_ref().map(Met::describe).unwrap_or_default();
+            format!("{}\n{demands}", describe(&found.report))
+        })?;
+        // What does not verify by itself says nothing about its log.
+        Ok(match checked {
+            Some(Err(error)) if valid => demands::exit(&error),
+            _ => Exit::of_verification(valid),
+        })
     }
+}
+
+fn is_pinned(pinned: &Pinned) -> bool {
+    !pinned.keys.is_empty() || pinned.vkey.is_some()
 }
 
 fn read_key(path: &PathBuf) -> Result<Vec<u8>, Failure> {
     let bad = |reason: &str| Failure::Usage(format!("--key `{}`: {reason}", path.display()));
     let pem = fs::read_to_string(path).map_err(|error| bad(&error.to_string()))?;
     from_pem(&pem).ok_or_else(|| bad("no PEM of a public key"))
-}
-
-fn log_key(argument: &str) -> Result<VerifierKey, Failure> {
-    let bad = |reason: String| Failure::Usage(format!("--log-key: {reason}"));
-    let text = match argument.strip_prefix('@') {
-        Some(path) => fs::read_to_string(path).map_err(|e| bad(format!("`{path}`: {e}")))?,
-        None => argument.to_owned(),
-    };
-    text.trim().parse().map_err(|error: kernel::note::Error| bad(error.to_string()))
 }
 
 /// A report for people.

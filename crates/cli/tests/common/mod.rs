@@ -129,6 +129,11 @@ impl Server {
         (self.process, self.log) = (process, log);
     }
 
+    /// Gives the server another configuration, from its next start on.
+    pub(crate) fn configure(&self, yaml: &str) {
+        fs::write(&self.config, format!("host: tally.test\n{yaml}\n")).unwrap();
+    }
+
     /// A client for a new principal with one key for the workspace and environment `dev`.
     pub(crate) async fn principal(&self, kind: Kind, roles: &[&str]) -> Client {
         self.principal_in(kind, roles, "dev").await

@@ -35,7 +35,7 @@ impl Tree {
                 break;
             }
         }
-        let request = GetCheckpointRequest { workspace: WORKSPACE.to_owned() };
+        let request = GetCheckpointRequest { workspace: WORKSPACE.to_owned(), cosigned: false };
         let note = world.owner.get_checkpoint(&request).await.unwrap().data;
         let now = self.check(&String::from_utf8(note).unwrap());
         assert_eq!(now, self.frontier.size(), "nothing was written meanwhile");

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use tokio_postgres::error::SqlState;
 
 use super::connection::{Connection, Params, Trouble};
-use crate::store::{Commit, ContentRow, EntityRow, HeadUpdate, SideRow};
 use crate::Error;
+use crate::store::{Commit, ContentRow, EntityRow, HeadUpdate, SideRow};
 
 /// [`crate::sql::FENCE`], under a lock: nobody takes over while this commit is under way.
 pub(super) const FENCE: &str = "SELECT epoch FROM writer WHERE id = 1 FOR UPDATE";
@@ -223,8 +223,7 @@ async fn keys(c: &Connection, side: &Side<'_>) -> Written {
     if side.keys.is_empty() {
         return Ok(0);
     }
-    let (tenant, class, day, wrapped) =
-        columns!(side.keys, row => row.0, row.1, row.2, row.3);
+    let (tenant, class, day, wrapped) = columns!(side.keys, row => row.0, row.1, row.2, row.3);
     c.execute(KEYS_INSERT, &[&tenant, &class, &day, &wrapped]).await
 }
 

@@ -119,7 +119,8 @@ fn connector(roots: Option<&str>) -> Result<MakeRustlsConnect, Error> {
     let mut store = RootCertStore::empty();
     match roots {
         Some(path) => {
-            let failed = |reason: String| Error::Database(format!("sslrootcert `{path}`: {reason}"));
+            let failed =
+                |reason: String| Error::Database(format!("sslrootcert `{path}`: {reason}"));
             let read = CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))?;
             for certificate in read {
                 let certificate = certificate.map_err(|error| failed(error.to_string()))?;

@@ -17,10 +17,8 @@ use crate::{Error, sql};
 const ACQUIRE_FROM: &str =
     "UPDATE writer SET epoch = epoch + 1 WHERE id = 1 AND epoch = $1 RETURNING epoch";
 const LOOK: &str = "SELECT epoch, owner, address, beat FROM lease WHERE id = 1";
-const TAKE: &str =
-    "UPDATE lease SET epoch = $1, owner = $2, address = $3, beat = 0 WHERE id = 1";
-const BEAT: &str =
-    "UPDATE lease SET beat = beat + 1 WHERE id = 1 AND epoch = $1 AND owner = $2";
+const TAKE: &str = "UPDATE lease SET epoch = $1, owner = $2, address = $3, beat = 0 WHERE id = 1";
+const BEAT: &str = "UPDATE lease SET beat = beat + 1 WHERE id = 1 AND epoch = $1 AND owner = $2";
 const RELEASE: &str = "UPDATE lease SET owner = '' WHERE id = 1 AND epoch = $1 AND owner = $2";
 
 /// Who writes.
@@ -151,9 +149,7 @@ impl Lease {
     /// Beats for as long as this server is the writer of `epoch`.
     pub(super) async fn beat(&self, epoch: u64) {
         let number = super::commit::big(epoch);
-        let current = |standing: &Standing| {
-            matches!(standing, Standing::Writing { epoch: now, .. } if *now == epoch)
-        };
+        let current = |standing: &Standing| matches!(standing, Standing::Writing { epoch: now, .. } if *now == epoch);
         let mut standing = self.standing.subscribe();
         loop {
             let ended = standing.wait_for(|standing| !current(standing));

@@ -19,9 +19,9 @@ const SECRET: &[u8] = b"the customer's own words";
 fn on_disk(place: &Place, bytes: &[u8]) -> bool {
     let files = match place.database() {
         Some(database) => database.files(),
-        None => ["", "-wal", "-shm"]
-            .map(|end| format!("{}{end}", place.db().display()).into())
-            .into(),
+        None => {
+            ["", "-wal", "-shm"].map(|end| format!("{}{end}", place.db().display()).into()).into()
+        }
     };
     files.iter().any(|file| {
         let file = std::fs::read(file).unwrap_or_default();

@@ -207,7 +207,12 @@ async fn what_was_changed_in_the_store_is_found(engine: Engine) {
         assert!(report.errors.iter().any(|e| e.contains(message)), "{sql}: {:?}", report.errors);
         (place, store, log)
     };
-    check("UPDATE receipt SET envelope = FLIPPED WHERE idx = 417", Some(417), "receipt 417: the signature").await;
+    check(
+        "UPDATE receipt SET envelope = FLIPPED WHERE idx = 417",
+        Some(417),
+        "receipt 417: the signature",
+    )
+    .await;
     check("DELETE FROM receipt WHERE idx = 5", Some(5), "receipt 5: it is missing").await;
     check("DELETE FROM receipt WHERE idx >= 590", Some(590), "receipt 590: it is missing").await;
     let swap = "UPDATE receipt SET envelope = (SELECT envelope FROM receipt WHERE idx = 8), \

@@ -7,6 +7,8 @@ mod evidence;
 #[cfg(test)]
 mod fault;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod ledger;
 #[cfg(test)]
 mod support;

@@ -113,8 +113,7 @@ impl Place {
             let zeros = "decode(repeat('00', 32), 'hex')";
             let sql = sql.replace("FLIPPED", flip).replace("ZEROS", zeros);
             let changed = format!("WITH done AS ({sql} RETURNING 1) SELECT count(*) FROM done");
-            let changed =
-                database.sql(&format!("SET search_path = tally_runtime; {changed}"));
+            let changed = database.sql(&format!("SET search_path = tally_runtime; {changed}"));
             assert_ne!(changed.trim(), "0", "{sql}");
             return;
         }
