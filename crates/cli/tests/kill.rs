@@ -5,7 +5,8 @@
 
 mod check;
 mod load;
-mod tree;
+mod postgres;
+pub(crate) mod tree;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,8 +16,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use client::Client;
 use ledger::rebuild;
-use ledger::sqlite::Sqlite;
-use ledger::store::Store as _;
 use proto::actions::action::State;
 use proto::identity::principal::Kind;
 use tempfile::TempDir;
@@ -74,14 +73,19 @@ struct World {
 }
 
 impl World {
-    async fn start() -> (Server, Arc<Self>) {
+    /// A server on files, or on a database, and everybody who deals with it.
+    async fn start(database: Option<&testkit::Database>) -> (Server, Arc<Self>) {
         let target = Target::slow(Duration::from_millis(30)).await;
         let files = tempfile::tempdir().unwrap();
-        let server = Server::start(&format!(
+        let yaml = format!(
             "grants: {{http: [{}], fs_write: [{:?}]}}\nprices: {{core.http_call: {PRICE}}}",
             target.grant(),
             files.path(),
-        ));
+        );
+        let server = match database {
+            None => Server::start(&yaml),
+            Some(database) => Server::start_on(database, &yaml),
+        };
         server.publish(&rego(RULES)).await;
         let rich = server.paying_agent("rich", 1_000_000_000).await;
         let poor = server.paying_agent("poor", POCKET).await;
@@ -105,25 +109,38 @@ fn new_seed() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_loses_nothing_and_repeats_nothing() {
-    let rounds = setting("TALLY_KILL_ROUNDS").unwrap_or(ROUNDS.into());
+    let (server, world) = World::start(None).await;
+    let server = rounds(server, &world, ROUNDS, async |server, world, random| {
+        crash(server, world, random).await;
+    });
+    offline(server.await);
+}
+
+/// Lets `crash` happen again and again, and checks everything after each. Returns the server.
+async fn rounds(
+    mut server: Server,
+    world: &Arc<World>,
+    rounds: u32,
+    crash: impl AsyncFn(&mut Server, &Arc<World>, &mut Random),
+) -> Server {
+    let rounds = setting("TALLY_KILL_ROUNDS").unwrap_or(rounds.into());
     let seed = setting("TALLY_KILL_SEED").unwrap_or_else(new_seed);
     println!("{rounds} rounds, TALLY_KILL_SEED={seed}");
     let mut random = Random(seed);
-    let (mut server, world) = World::start().await;
     let mut tree = Tree::default();
     for round in 1..=rounds {
         server.fund("poor", POCKET).await;
-        crash(&mut server, &world, &mut random).await;
-        load::answer_all(&world).await;
-        check::rest(&world).await;
-        println!("round {round}: {}", check::all(&server, &world, &mut tree).await);
+        crash(&mut server, world, &mut random).await;
+        load::answer_all(world).await;
+        check::rest(world).await;
+        println!("round {round}: {}", check::all(&server, world, &mut tree).await);
     }
-    load::approve_all(&world).await;
-    check::rest(&world).await;
-    println!("in the end: {}", check::all(&server, &world, &mut tree).await);
-    let held = check::actions(&world, State::AwaitingApproval).await;
+    load::approve_all(world).await;
+    check::rest(world).await;
+    println!("in the end: {}", check::all(&server, world, &mut tree).await);
+    let held = check::actions(world, State::AwaitingApproval).await;
     assert!(held.is_empty(), "{held:?}");
-    offline(server);
+    server
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,21 +193,19 @@ async fn crash(server: &mut Server, world: &Arc<World>, random: &mut Random) {
 /// Stops the server; then its logs verify and its states are what the logs say.
 fn offline(mut server: Server) {
     assert!(server.terminate().success());
-    let data = server.data.to_str().unwrap();
-    let verify = ["ledger", "verify", "--json", "--data", data, "--host", "tally.test"];
-    assert_code(&tally(&verify), 0);
+    server.offline("verify");
     assert_same_rebuilt(&server);
-    assert_code(&tally(&["ledger", "rebuild", "--data", data]), 0);
+    server.offline("rebuild");
     assert_same_rebuilt(&server);
 }
 
 /// Checks that every stored state of every log is what its receipts fold to.
 fn assert_same_rebuilt(server: &Server) {
     let mut logs = Vec::new();
-    for name in ["control.sqlite", "runtime.sqlite"] {
-        let store = Sqlite::open(&server.data.join(name)).unwrap();
+    for store in server.stores() {
+        let store = store.as_ref();
         for log in store.logs().unwrap() {
-            assert_eq!(rebuild::diff(&store, &log).unwrap(), [], "{log:?}");
+            assert_eq!(rebuild::diff(store, &log).unwrap(), [], "{log:?}");
             logs.push(log);
         }
     }

@@ -10,6 +10,7 @@
 mod approvals;
 mod common;
 mod concurrency;
+mod database;
 mod demo;
 mod exits;
 mod fuzz;
@@ -21,6 +22,7 @@ mod policy;
 mod review;
 mod serve;
 mod surfaces;
+mod takeover;
 mod tenants;
 mod visibility;
 mod witness;

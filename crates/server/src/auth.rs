@@ -21,7 +21,7 @@ use crate::rate::{Allowance, Rates};
 use crate::sessions;
 use crate::shared::{Caller, Shared};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -103,6 +103,11 @@ fn admit(
     // What has no route is answered by its fallback (404, 405) or is public by itself.
     let Some(route) = route else { return Ok(None) };
     let Some(permission) = route.permission else { return Ok(None) };
+    if gate.shared.control.doubt.is_open() {
+        let message = "it is not known for the moment who may do what";
+        let failure = Failure::new(Category::Internal, "unavailable", message);
+        return Err(failure.retry_after_ms(limits::DOUBT_RETRY_MS).into());
+    }
     let (credential, caller, allowance) = authenticate(gate, request)?;
     let refused = |failure| NotAdmitted { failure, allowance: Some(allowance) };
     if !caller.may(permission) {

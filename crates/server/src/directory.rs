@@ -108,6 +108,12 @@ impl Directory {
     /// Reads every control log's states.
     pub(crate) fn load(control: &Ledger) -> Result<Self, ledger::Error> {
         let directory = Self::default();
+        directory.refill(control)?;
+        Ok(directory)
+    }
+
+    /// Takes every stored state, those too whose commit was not heard of.
+    pub(crate) fn refill(&self, control: &Ledger) -> Result<(), ledger::Error> {
         for log in control.store().logs()? {
             let mut after: Option<Stream> = None;
             loop {
@@ -117,11 +123,11 @@ impl Directory {
                 for row in &rows {
                     let state = serde_json::from_str(&row.body)
                         .map_err(|e| ledger::Error::Corrupt(format!("{}: {e}", row.stream)))?;
-                    directory.take(&log, &row.stream, &state);
+                    self.take(&log, &row.stream, &state);
                 }
             }
         }
-        Ok(directory)
+        Ok(())
     }
 
     /// Takes the state that a commit left behind. Commits are heard of in any order, so a state

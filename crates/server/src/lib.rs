@@ -7,6 +7,7 @@ mod auth;
 mod config;
 mod credentials;
 mod directory;
+mod doubt;
 mod error;
 mod evidence;
 mod grpc;

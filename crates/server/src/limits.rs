@@ -60,3 +60,9 @@ pub const TOKENS_REFUSED_PER_MIN: u32 = 6_000;
 pub const TOKEN_BODY_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the audience of a token.
 pub const AUDIENCE_BYTES_MAX: usize = 255;
+/// How long to wait before control states that could not be read are read again.
+pub const DOUBT_REST: Duration = Duration::from_millis(200);
+/// How often to look whether control states are in doubt where nothing says so.
+pub const DOUBT_IDLE: Duration = Duration::from_secs(60);
+/// When a client may ask again while they are.
+pub const DOUBT_RETRY_MS: u64 = 500;

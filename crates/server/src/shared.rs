@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::directory::Directory;
+use crate::doubt::Doubt;
 use crate::error::{Refused, Result};
 use crate::metrics::Metrics;
 use crate::tokens::Tokens;
@@ -30,6 +31,7 @@ pub(crate) struct Control {
     pub(crate) ledger: Ledger,
     pub(crate) vault: Vault,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) doubt: Arc<Doubt>,
     /// Held while a tenant is made.
     pub(crate) founding: tokio::sync::Mutex<()>,
 }
@@ -243,10 +245,15 @@ impl Shared {
         ledger: Ledger,
         batch: Batch,
     ) -> std::result::Result<Committed, ledger::Error> {
-        let directory = self.control.directory.clone();
+        let (directory, doubt) = (self.control.directory.clone(), self.control.doubt.clone());
         let committing = tokio::spawn(async move {
             let log = batch.log.clone();
-            let committed = ledger.commit(batch).await?;
+            let control = !matches!(log, LogId::Workspace(..));
+            let committed = ledger.commit(batch).await.inspect_err(|error| {
+                if control && matches!(error, ledger::Error::Store(_)) {
+                    doubt.raise();
+                }
+            })?;
             for (stream, state) in &committed.states {
                 directory.take(&log, stream, state);
             }

@@ -52,7 +52,9 @@ fn refuse(request: &Request) -> Response {
     let failure = Failure::new(Category::Internal, "standby", message);
     let failure = failure.retry_after_ms(limits::STANDBY_RETRY_MS);
     let request_id = auth::request_id(request.headers());
-    auth::refuse(failure, &request_id, auth::is_grpc(request))
+    let mut response = auth::refuse(failure, &request_id, auth::is_grpc(request));
+    response.headers_mut().insert(auth::REQUEST_ID, request_id);
+    response
 }
 
 /// Waits until this server is the writer of both planes; none where it is told to stop before.

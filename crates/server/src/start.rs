@@ -45,7 +45,7 @@ use crate::tokens::Tokens;
 use crate::tools::ToolsApi;
 use crate::waiters::Waiters;
 use crate::witnesses::{self, Witnesses};
-use crate::{Config, ConfigError, grpc, limits, oauth};
+use crate::{Config, ConfigError, doubt, grpc, limits, oauth};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -263,6 +263,7 @@ impl Start {
             policies::install(&shared, &tenant.id)?;
         }
         tasks.spawn(queue::serve(shared.clone(), stop.clone()));
+        tasks.spawn(doubt::settle(shared.clone(), stop.clone()));
         tasks.spawn(confirm(shared.clone(), stop.clone()));
         tasks.spawn(sweep(shared.clone(), stop.clone()));
         tasks.spawn(witnesses::serve(shared.clone(), stop));
@@ -312,6 +313,7 @@ fn open(
     Ok(Shared {
         control: Control {
             directory: Arc::new(Directory::load(&control)?),
+            doubt: Arc::default(),
             vault: Vault::new(control.clone(), keys.clone()),
             ledger: control,
             founding: tokio::sync::Mutex::default(),

@@ -103,6 +103,11 @@ impl Cluster {
             assert!(Instant::now() < until, "PostgreSQL survives kill -9");
             sleep(LOOK_EVERY);
         }
+        // They name a process that nobody may ever reap: where it is a zombie still, a start would
+        // take it for alive.
+        for lock in ["data/postmaster.pid", ".s.PGSQL.5432.lock"] {
+            fs::remove_file(self.folder.join(lock)).unwrap();
+        }
     }
 
     /// A new empty database.

@@ -1,6 +1,7 @@
 //! A real server process on a free port, its principals, and the program as a command.
 
 pub(crate) mod money;
+pub(crate) mod postgres;
 pub(crate) mod target;
 pub(crate) mod wire;
 
@@ -83,6 +84,8 @@ pub(crate) struct Server {
     config: PathBuf,
     process: Child,
     log: Log,
+    /// The URL of its database, where it has one.
+    database: Option<String>,
     _folder: TempDir,
 }
 
@@ -99,7 +102,7 @@ impl Server {
         fs::write(&config, format!("host: tally.test\n{yaml}\n")).unwrap();
         let (process, url, log) = spawn(&data, &config, "127.0.0.1:0");
         let owner = Client::new(&url, credentials(&data)["key"].as_str().unwrap()).unwrap();
-        Self { url, owner, data, config, process, log, _folder: folder }
+        Self { url, owner, data, config, process, log, database: None, _folder: folder }
     }
 
     /// Ends the process as a crash does: kill -9.
@@ -112,6 +115,16 @@ impl Server {
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         let pid = Pid::from_child(&self.process);
         kill_process(pid, Signal::TERM).unwrap();
+        self.process.wait().unwrap()
+    }
+
+    /// Sends a signal to the process.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) fn ends(&mut self) -> ExitStatus {
         self.process.wait().unwrap()
     }
 

@@ -49,7 +49,7 @@ pub(crate) async fn rest(world: &World) {
 
 /// Checks everything, and says how many actions stand where.
 pub(crate) async fn all(server: &Server, world: &World, tree: &mut Tree) -> String {
-    tree.grow(world).await;
+    tree.grow(&world.owner).await;
     let ops = world.ops.lock().unwrap().clone();
     let mut actions: HashMap<_, _> = actions(world, State::Unspecified)
         .await

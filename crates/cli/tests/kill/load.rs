@@ -85,8 +85,18 @@ async fn submit(world: &World, n: usize, what: What, wait_ms: u32) -> bool {
             ops[n].answer = Some(answer);
             true
         }
-        Err(Error::Transport(_)) => false,
+        Err(error) if is_down(&error) => false,
         Err(error) => panic!("{n} {what:?}: {error}"),
+    }
+}
+
+/// Whether the server does not answer, or says that it cannot at the moment. What was asked may
+/// have happened all the same.
+fn is_down(error: &Error) -> bool {
+    match error {
+        Error::Transport(_) => true,
+        Error::Refused { status, .. } => *status == 503,
+        _ => false,
     }
 }
 
@@ -142,7 +152,7 @@ async fn approver(world: Arc<World>, mut random: Random, stop: Arc<AtomicBool>) 
     while !stop.load(Ordering::Relaxed) {
         match approve(&world.approver, || random.below(2) == 0).await {
             Ok(_) => tokio::time::sleep(random.pause(20)).await,
-            Err(Error::Transport(_)) => return,
+            Err(error) if is_down(&error) => return,
             Err(error) => panic!("{error}"),
         }
     }
@@ -178,7 +188,7 @@ async fn register(world: &World, n: usize) -> bool {
             assert!(before.is_none_or(|before| before == made.principal_id), "two for {n}");
             true
         }
-        Err(Error::Transport(_)) => false,
+        Err(error) if is_down(&error) => false,
         Err(error) => panic!("principal {n}: {error}"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use client::Client;
 use kernel::note::{Checkpoint, Note};
 use kernel::tree::{Frontier, empty_root, leaf_hash};
 use kernel::values::Digest;
@@ -9,7 +10,6 @@ use proto::ledger::GetCheckpointRequest;
 use proto::receipts::{ListReceiptsRequest, Receipt};
 use serde_json::Value;
 
-use super::World;
 use crate::common::WORKSPACE;
 
 /// What was read so far.
@@ -25,18 +25,18 @@ pub(crate) struct Tree {
 impl Tree {
     /// Reads on, and checks that the log's present checkpoint is of exactly this tree: so no
     /// receipt that was read before is another one now.
-    pub(crate) async fn grow(&mut self, world: &World) {
+    pub(crate) async fn grow(&mut self, owner: &Client) {
         loop {
             let after_index = self.frontier.size().checked_sub(1);
             let page = ListReceiptsRequest { after_index, page_size: 200, ..Default::default() };
-            let page = world.owner.list_receipts(&page).await.unwrap();
+            let page = owner.list_receipts(&page).await.unwrap();
             page.receipts.iter().for_each(|receipt| self.push(receipt));
             if page.next_after_index.is_none() {
                 break;
             }
         }
         let request = GetCheckpointRequest { workspace: WORKSPACE.to_owned(), cosigned: false };
-        let note = world.owner.get_checkpoint(&request).await.unwrap().data;
+        let note = owner.get_checkpoint(&request).await.unwrap().data;
         let now = self.check(&String::from_utf8(note).unwrap());
         assert_eq!(now, self.frontier.size(), "nothing was written meanwhile");
     }

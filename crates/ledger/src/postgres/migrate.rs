@@ -9,7 +9,12 @@ use crate::Error;
 use crate::migrations::{self, Engine, Known, Tables};
 
 const TABLES: &str = include_str!("tables.sql");
-const EXISTS: &str = "SELECT to_regclass($1) IS NOT NULL";
+const EXISTS: &str = "SELECT count(*) > 0 FROM pg_class c \
+    JOIN pg_namespace n ON n.oid = c.relnamespace \
+    WHERE n.nspname = $1 AND c.relname = 'migration'";
+/// The roles that whoever is logged in may not act as.
+const NOT_GRANTED: &str = "SELECT rolname::text, current_user::text FROM pg_roles \
+    WHERE rolname = ANY ($1) AND NOT pg_has_role(current_user, oid, 'MEMBER')";
 const ROLES: &str = "SELECT rolname::text FROM pg_roles WHERE rolname = ANY ($1)";
 /// Roles for which the database does not enforce what the tables grant.
 const MIGHTY: &str = "SELECT rolname::text FROM pg_roles \
@@ -64,6 +69,29 @@ pub fn missing(database: &Database) -> Result<Vec<Step>, Error> {
         Ok(steps)
     });
     Ok(steps?)
+}
+
+/// Refuses a database that was never migrated, and a login that cannot do a server's work. For a
+/// session that acts as nobody yet.
+pub(super) async fn check_login(connection: &Connection, plane: Plane) -> Result<(), Trouble> {
+    let roles: &[&str] = &[WRITER, READER];
+    let made = connection.query(ROLES, &[&roles]).await?.len() == roles.len();
+    if !made || !exists(connection, plane.schema()).await? {
+        let reason = format!("there is no {}: run `tally migrate`", plane.schema());
+        return Err(Error::Schema(reason).into());
+    }
+    if let Some(row) = connection.query(NOT_GRANTED, &[&roles]).await?.first() {
+        let (role, login): (String, String) = (rows::get(row, 0)?, rows::get(row, 1)?);
+        let reason = format!("{login} may not act as {role}: GRANT {WRITER}, {READER} TO {login}");
+        return Err(Error::Database(reason).into());
+    }
+    Ok(())
+}
+
+async fn exists(connection: &Connection, schema: &'static str) -> Result<bool, Trouble> {
+    let found = connection.query(EXISTS, &[&schema]).await?;
+    let found = found.first().map(|row| rows::get::<bool>(row, 0)).transpose()?;
+    Ok(found == Some(true))
 }
 
 /// Refuses a database that a server cannot rely on.
@@ -149,11 +177,10 @@ async fn apply_next(connection: &Connection, plane: Plane) -> Result<Option<Step
 /// What a plane lacks.
 async fn lacks(connection: &Connection, plane: Plane) -> Result<Vec<Step>, Trouble> {
     let schema = plane.schema();
-    let exists = connection.query(EXISTS, &[&format!("{schema}.migration")]).await?;
-    let exists = exists.first().map(|row| rows::get::<bool>(row, 0)).transpose()?;
-    let (known, tables) = match exists {
-        Some(true) => state(connection, schema).await?,
-        _ => (Vec::new(), Tables::new()),
+    let (known, tables) = if exists(connection, schema).await? {
+        state(connection, schema).await?
+    } else {
+        (Vec::new(), Tables::new())
     };
     let lacks = migrations::missing(Engine::Postgres(schema), &known, &tables)?;
     let step = |m: &migrations::Migration| Step { schema, number: m.number, name: m.name };

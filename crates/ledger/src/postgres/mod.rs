@@ -91,15 +91,15 @@ impl Postgres {
     pub fn open(database: &Database, plane: Plane, owner: Owner) -> Result<Self, Error> {
         let threads = Threads::start()?;
         let handle = threads.handle()?.clone();
-        let pool = |role, limit, size| {
-            let session = Session { role: Some(role), schema: plane.schema(), limit };
+        let session = |role, limit, size| {
+            let session = Session { role, schema: plane.schema(), limit };
             Pool::new(database.clone(), session, handle.clone(), size)
         };
-        let writer = pool(WRITER, limits::WRITE, 1);
+        let pool = |role, limit, size| session(Some(role), limit, size);
+        let (login, writer) = (session(None, limits::READ, 1), pool(WRITER, limits::WRITE, 1));
         threads.wait(async || {
-            writer
-                .with(limits::READ, async |connection| migrate::check(connection, plane).await)
-                .await
+            login.with(limits::READ, async |c| migrate::check_login(c, plane).await).await?;
+            writer.with(limits::READ, async |c| migrate::check(c, plane).await).await
         })?;
         Ok(Self {
             readers: pool(READER, limits::READ, limits::READERS),

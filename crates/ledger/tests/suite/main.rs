@@ -11,4 +11,8 @@ mod history;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod twins;

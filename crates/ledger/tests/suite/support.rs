@@ -58,6 +58,11 @@ impl Place {
         Self { dir, database }
     }
 
+    /// A place whose logs are in `database`.
+    pub(crate) fn on(database: &testkit::Database) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), database: Some(database.clone()) }
+    }
+
     pub(crate) fn sqlite() -> Self {
         Self::new(Engine::Sqlite)
     }
@@ -127,7 +132,11 @@ impl Place {
 
 /// A new database of the test program's cluster, migrated.
 pub(crate) fn migrated() -> testkit::Database {
-    let database = Cluster::shared().database();
+    migrated_on(Cluster::shared())
+}
+
+pub(crate) fn migrated_on(cluster: &Cluster) -> testkit::Database {
+    let database = cluster.database();
     let owner = Database::parse(&database.owner_url(), None).unwrap();
     assert!(!migrate::migrate(&owner).unwrap().is_empty());
     database.grant();
