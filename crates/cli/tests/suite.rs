@@ -13,6 +13,7 @@ mod concurrency;
 mod database;
 mod demo;
 mod exits;
+mod foreign;
 mod fuzz;
 mod init;
 mod kill;

@@ -139,13 +139,16 @@ impl From<BundleReport> for Answer {
     }
 }
 
+/// The answer where none can be written: serialising needs no more than memory.
+const UNWRITTEN: &[u8] = br#"{"valid":false,"trust":"unknown",
+"errors":[{"code":"answer_unwritten","message":"the answer could not be written"}]}"#;
+
 /// Answers the question in `json`, in JSON.
 pub fn answer(json: &[u8]) -> Vec<u8> {
     let question = serde_json::from_slice(json);
     let answered = question.map_err(|error| Error::Question(error.to_string())).and_then(check);
     let answer = answered.unwrap_or_else(|error| Answer::refused(&error));
-    // It has only strings as keys, and nothing in it can fail to be written.
-    serde_json::to_vec(&answer).unwrap_or_default()
+    serde_json::to_vec(&answer).unwrap_or_else(|_| UNWRITTEN.to_vec())
 }
 
 fn check(question: Question) -> Result<Answer, Error> {

@@ -1,5 +1,6 @@
 //! The golden vectors, asked as JavaScript asks; and that the algorithms here say what the server's
 //! say.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail loudly")]
 
 use kernel::pem;
 use kernel::verify::SignatureVerifier;
@@ -54,7 +55,10 @@ fn refused(question: &Value, code: &Value) {
 #[test]
 fn notes() {
     let note = note();
-    let ask_about = |case: &Value| json!({"check": "checkpoint", "checkpoint": base64(&case["note"]), "log_key": note["vkey"]});
+    let ask_about = |case: &Value| {
+        let checkpoint = base64(&case["note"]);
+        json!({"check": "checkpoint", "checkpoint": checkpoint, "log_key": note["vkey"]})
+    };
     for case in note["accepted"].as_array().unwrap() {
         let answer = accepted(&ask_about(case));
         assert_eq!(answer["trust"], "caller_supplied");
@@ -90,7 +94,10 @@ fn proofs() {
 fn envelopes() {
     let dsse = dsse();
     let spki = BASE64.decode(dsse["spki_der"].as_str().unwrap()).unwrap();
-    let ask_about = |case: &Value, keys: Value| json!({"check": "receipt", "envelope": base64(&case["envelope"]), "keys": keys});
+    let ask_about = |case: &Value, keys: Value| {
+        let envelope = base64(&case["envelope"]);
+        json!({"check": "receipt", "envelope": envelope, "keys": keys})
+    };
     for case in dsse["refused"].as_array().unwrap() {
         refused(&ask_about(case, json!([pem::encode(&spki)])), &case["code"]);
     }

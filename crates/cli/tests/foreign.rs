@@ -1,0 +1,118 @@
+//! Evidence of a real server read by programs that are not ours: each accepts what is genuine, and
+//! for each tampering the matrix says who sees it.
+
+mod bundle;
+mod cases;
+mod scene;
+mod tools;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use kernel::bundle::{
+    CHECKPOINT, COST, MANIFEST, SUMS, VERIFY, VKEY, key_path, policy_path, proof_path,
+    receipt_path, sigstore_path,
+};
+use kernel::values::Digest;
+use serde_json::Value;
+
+use cases::{Sight, cases, table};
+use scene::Scene;
+use tools::{Subject, Subjects, TOOLS};
+
+/// What every tool has to accept: the log by itself, as it grew from a held checkpoint, and what
+/// belongs to one action.
+const GENUINE: [&str; 3] = ["genuine", "genuine, against a held checkpoint", "one action's"];
+
+/// All cases as bundles, unpacked below `folder`.
+fn subjects(scene: &Scene, folder: &Path) -> Subjects {
+    let mut subjects = BTreeMap::new();
+    let mut add = |name: &str, bundle: bundle::Bundle, held: Option<Vec<u8>>| {
+        let dir = folder.join(subjects.len().to_string());
+        bundle.unpack(&dir);
+        assert!(subjects.insert(name.to_owned(), Subject { bundle, dir, held }).is_none());
+    };
+    add(GENUINE[0], scene.late.clone(), None);
+    add(GENUINE[1], scene.late.clone(), Some(scene.early.checkpoint()));
+    add(GENUINE[2], scene.selected.clone(), None);
+    for case in cases() {
+        add(case.what, (case.make)(scene), case.held.map(|held| held(scene)));
+    }
+    subjects
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tool_sees_exactly_what_the_matrix_says() {
+    let scene = Scene::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let subjects = subjects(&scene, folder.path());
+    complete(&scene);
+    let mut wrong = Vec::new();
+    for (at, tool) in TOOLS.iter().enumerate() {
+        let verdicts = (tool.judge)(&scene, &subjects);
+        if verdicts.is_empty() {
+            continue;
+        }
+        assert_eq!(verdicts.len(), subjects.len(), "{}", tool.name);
+        for genuine in GENUINE {
+            if let Err(error) = &verdicts[genuine] {
+                wrong.push(format!("{} refuses `{genuine}`: {error}", tool.name));
+            }
+        }
+        for case in cases() {
+            let (verdict, name, what) = (&verdicts[case.what], tool.name, case.what);
+            println!("{name}: {what}: {verdict:?}");
+            match (case.sights[at], verdict) {
+                (Sight::Sees, Err(_)) | (Sight::Cannot(_), Ok(())) => {}
+                (Sight::Sees, Ok(())) => wrong.push(format!("{name} does not see `{what}`")),
+                (Sight::Cannot(_), Err(error)) => {
+                    wrong.push(format!("{name} sees `{what}`, and the matrix says no: {error}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Bundles have all that they should, and nothing else.
+fn complete(scene: &Scene) {
+    for (bundle, full) in [(&scene.late, true), (&scene.selected, false)] {
+        let mut expected: BTreeSet<String> =
+            [CHECKPOINT, VKEY, COST, MANIFEST, SUMS, VERIFY].map(str::to_owned).into();
+        for index in bundle.indices() {
+            expected.extend([receipt_path(index), sigstore_path(index), proof_path(index)]);
+        }
+        expected.insert(key_path(&scene.operator.receipt.key_id()));
+        let size = scene.late.size();
+        expected.insert(format!("log/tile/0/000.p/{size}"));
+        if full {
+            expected.insert(format!("log/tile/entries/000.p/{size}"));
+        }
+        let found: BTreeSet<String> = bundle.files.keys().cloned().collect();
+        let others: Vec<&String> = found.symmetric_difference(&expected).collect();
+        let [policy] = others.as_slice() else { panic!("more or less than a policy: {others:?}") };
+        assert_eq!(**policy, policy_path(&Digest::of(&bundle.files[*policy])));
+        let index = bundle.indices()[0];
+        let proof = &bundle.files[&proof_path(index)];
+        let head = format!("c2sp.org/tlog-proof@v1\nindex {index}\n");
+        assert!(proof.starts_with(head.as_bytes()));
+        let sigstore: Value = serde_json::from_slice(&bundle.files[&sigstore_path(index)]).unwrap();
+        assert_eq!(sigstore["mediaType"], "application/vnd.dev.sigstore.bundle.v0.3+json");
+    }
+}
+
+#[test]
+fn the_guide_has_the_matrix() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide/proof.md");
+    let guide = fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- matrix -->\n", "<!-- /matrix -->\n");
+    let (before, rest) = guide.split_once(begin).unwrap();
+    let (found, after) = rest.split_once(end).unwrap();
+    let table = format!("\n{}\n", table());
+    if std::env::var_os("TALLY_WRITE_DOCS").is_some() {
+        fs::write(&path, format!("{before}{begin}{table}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(found, table, "TALLY_WRITE_DOCS=1 writes it anew");
+    }
+}

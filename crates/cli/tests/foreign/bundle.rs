@@ -1,0 +1,156 @@
+//! A bundle taken apart, changed as an attacker would, and put together again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use kernel::bundle::{self, Manifest, archive};
+use kernel::dsse::{self, Envelope};
+use kernel::note::{Checkpoint, Note, NoteSignature};
+use kernel::proof::TlogProof;
+use kernel::tile;
+use kernel::tree;
+use kernel::values::Digest;
+use ledger::keys::{NoteSigner, P256Signer};
+
+/// The files of a bundle by their paths.
+#[derive(Clone)]
+pub(super) struct Bundle {
+    pub(super) files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Bundle {
+    pub(super) fn read(tar: &[u8]) -> Self {
+        let files = archive::read(tar).unwrap().into_iter();
+        Self { files: files.map(|(path, file)| (path.to_owned(), file.to_vec())).collect() }
+    }
+
+    pub(super) fn tar(&self) -> Vec<u8> {
+        archive::write(&bundle::borrowed(&self.files)).unwrap()
+    }
+
+    pub(super) fn unpack(&self, to: &Path) {
+        for (path, file) in &self.files {
+            let path = to.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+    }
+
+    /// The indices of the receipts that are there.
+    pub(super) fn indices(&self) -> Vec<u64> {
+        let names = self.files.keys().filter_map(|path| path.strip_prefix("receipts/"));
+        let numbers = names.filter_map(|name| name.strip_suffix(".dsse.json"));
+        let mut indices: Vec<u64> = numbers.map(|number| number.parse().unwrap()).collect();
+        indices.sort_unstable();
+        indices
+    }
+
+    /// How many receipts there are.
+    pub(super) fn size(&self) -> u64 {
+        self.indices().len() as u64
+    }
+
+    pub(super) fn receipt(&self, index: u64) -> Vec<u8> {
+        self.files[&bundle::receipt_path(index)].clone()
+    }
+
+    pub(super) fn receipts(&self) -> Vec<Vec<u8>> {
+        (0..self.size()).map(|index| self.receipt(index)).collect()
+    }
+
+    pub(super) fn checkpoint(&self) -> Vec<u8> {
+        self.files[bundle::CHECKPOINT].clone()
+    }
+
+    /// Flips one bit of a file.
+    pub(super) fn flip(&mut self, path: &str, at: usize) {
+        self.files.get_mut(path).unwrap()[at] ^= 1;
+    }
+
+    /// The path of the first file that begins so.
+    pub(super) fn path(&self, prefix: &str) -> String {
+        self.files.keys().find(|path| path.starts_with(prefix)).unwrap().clone()
+    }
+
+    /// Puts `envelope` in the place of receipt `index`, wherever that stands.
+    pub(super) fn put(&mut self, index: u64, envelope: &[u8]) {
+        // One that does not parse is said to be of the same key as before.
+        let before = self.receipt(index);
+        let read = Envelope::parse(envelope).or_else(|_| Envelope::parse(&before));
+        let hint = read.unwrap().key_id;
+        self.files.insert(bundle::receipt_path(index), envelope.to_vec());
+        let sigstore = bundle::sigstore_bundle(envelope, &hint);
+        self.files.insert(bundle::sigstore_path(index), sigstore);
+        self.entries();
+    }
+
+    /// Writes the entry tiles anew.
+    fn entries(&mut self) {
+        let receipts = self.receipts();
+        for (tile, entries) in tile::entry_tiles(0, self.size()).zip(receipts.chunks(256)) {
+            let content = tile::encode_entries(entries.iter().map(Vec::as_slice)).unwrap();
+            self.files.insert(format!("{}{tile}", bundle::LOG), content);
+        }
+    }
+
+    /// What anybody can do after a change: write `SHA256SUMS` anew.
+    pub(super) fn list(&mut self) {
+        let listed = bundle::sums(&bundle::borrowed(&self.files));
+        self.files.insert(bundle::SUMS.to_owned(), listed.into());
+    }
+
+    /// What the holder of a receipt key can do: sign a new manifest too.
+    pub(super) fn sign(&mut self, signer: &dyn P256Signer) {
+        self.list();
+        let envelope = Envelope::parse(&self.files[bundle::MANIFEST]).unwrap();
+        let mut manifest: Manifest = serde_json::from_slice(&envelope.payload).unwrap();
+        let note = Note::parse(&self.files[bundle::CHECKPOINT]).unwrap();
+        let Checkpoint { size, root, .. } = Checkpoint::parse(note.text()).unwrap();
+        manifest.subject = bundle::subjects(&bundle::borrowed(&self.files));
+        (manifest.predicate.size, manifest.predicate.root) = (size, root);
+        manifest.predicate.receipts = self.size();
+        let manifest = signed(&serde_json::to_vec(&manifest).unwrap(), signer);
+        self.files.insert(bundle::MANIFEST.to_owned(), manifest);
+    }
+
+    /// What the holder of the log's key can do: make these receipts the whole log, with a tree, a
+    /// checkpoint and proofs that fit them.
+    pub(super) fn relog(&mut self, receipts: &[Vec<u8>], signer: &dyn NoteSigner) {
+        let of_log = ["receipts/", "proofs/", "log/"];
+        self.files.retain(|path, _| !of_log.iter().any(|prefix| path.starts_with(prefix)));
+        for (index, envelope) in (0..).zip(receipts) {
+            self.files.insert(bundle::receipt_path(index), envelope.clone());
+            let key_id = Envelope::parse(envelope).unwrap().key_id;
+            let sigstore = bundle::sigstore_bundle(envelope, &key_id);
+            self.files.insert(bundle::sigstore_path(index), sigstore);
+        }
+        self.entries();
+        let size = self.size();
+        let leaves: Vec<Digest> = receipts.iter().map(|entry| tree::leaf_hash(entry)).collect();
+        let leaves = leaves.as_slice();
+        for (tile, hashes) in tile::hash_tiles(0, size).zip(leaves.chunks(256)) {
+            // A small log has one level of tiles.
+            assert_eq!(tile.kind(), tile::Kind::Hashes(0));
+            self.files.insert(format!("{}{tile}", bundle::LOG), tile::encode_hashes(hashes));
+        }
+        let root = tree::root(size, leaves).unwrap();
+        let key = signer.verifier_key();
+        let text = Checkpoint { origin: key.name().to_owned(), size, root }.text().unwrap();
+        let signature = NoteSignature::by(key, signer.sign(text.as_bytes()).unwrap());
+        let checkpoint = Note::new(&text, vec![signature]).unwrap();
+        for index in 0..size {
+            let hashes = tree::inclusion_proof(index, size, leaves).unwrap();
+            let checkpoint = checkpoint.clone();
+            let proof = TlogProof { extra: Vec::new(), index, hashes, checkpoint };
+            self.files.insert(bundle::proof_path(index), proof.to_string().into());
+        }
+        self.files.insert(bundle::CHECKPOINT.to_owned(), checkpoint.to_string().into());
+    }
+}
+
+/// An envelope over `payload`.
+pub(super) fn signed(payload: &[u8], signer: &dyn P256Signer) -> Vec<u8> {
+    let signature = signer.sign(&dsse::pae(payload)).unwrap();
+    dsse::envelope(payload, &signer.key_id(), &signature)
+}

@@ -1,0 +1,158 @@
+//! What real servers export, and the keys that attackers have.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use client::Client;
+use kernel::tile;
+use ledger::keys::{FileKeys, KeyProvider, NoteSigner, P256Signer, Purpose};
+use proto::accounts::CreateAccountRequest;
+use proto::identity::principal::Kind;
+use proto::identity::trust_key::Purpose as TrustPurpose;
+use proto::identity::{CreateTenantRequest, GetTenantKeysRequest};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::bundle::Bundle;
+use crate::common::{Server, action, allow_all, assert_code};
+
+/// What to export for all of a log.
+const WHOLE: [&str; 1] = ["--full-log"];
+
+/// The log that all this is about.
+pub(super) const ORIGIN: &str = "tally.test/main/main";
+
+/// The keys of a tenant, as whoever holds its key folder has them.
+pub(super) struct Signers {
+    pub(super) receipt: Arc<dyn P256Signer>,
+    pub(super) log: Arc<dyn NoteSigner>,
+}
+
+impl Signers {
+    fn of(dir: &Path) -> Self {
+        let keys = FileKeys::open(dir).unwrap();
+        let receipt = keys.p256("main", Purpose::Receipt).unwrap();
+        Self { receipt, log: keys.note("main", ORIGIN).unwrap() }
+    }
+}
+
+/// Everything that the cases are made of.
+pub(super) struct Scene {
+    /// A server, still running.
+    pub(super) server: Server,
+    /// The whole log early on.
+    pub(super) early: Bundle,
+    /// The whole log later: `early` and more.
+    pub(super) late: Bundle,
+    /// What belongs to one action of `late`.
+    pub(super) selected: Bundle,
+    /// The same log from a copy of the data that was made early and has gone its own way since.
+    pub(super) forked: Bundle,
+    /// A bundle of another tenant of the same server.
+    pub(super) stranger: Bundle,
+    /// What the operator can sign with.
+    pub(super) operator: Signers,
+    /// What anybody can make: keys of their own for the same origin.
+    pub(super) forger: Signers,
+    /// The receipt key as the server publishes it.
+    pub(super) key: String,
+    /// The log's verifier key as the server publishes it.
+    pub(super) log_key: String,
+    _keys: TempDir,
+}
+
+/// Has the agent act, and returns the id of its last action.
+async fn act(agent: &Client, times: u64) -> String {
+    let mut last = String::new();
+    for number in 0..times {
+        let params = json!({"input": number, "filter": "."});
+        let done = agent.submit_action(&action("core.json_transform", &params), None).await;
+        let done = done.unwrap();
+        assert_eq!(done.receipts.len(), 2);
+        last = done.action_id;
+    }
+    last
+}
+
+/// A bundle that the program exports.
+fn exported(server: &Server, key: &str, what: &[&str]) -> Bundle {
+    let out = server.data.with_extension("tar");
+    let export = [&["evidence", "export", "--out", out.to_str().unwrap()], what].concat();
+    assert_code(&server.tally(key, &export), 0);
+    let bundle = Bundle::read(&fs::read(&out).unwrap());
+    assert!(bundle.size() <= u64::from(tile::TILE_WIDTH), "a small log, of one tile");
+    bundle
+}
+
+/// A copy of a stopped server's data, started.
+fn copy(data: &Path) -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-a").arg(data).arg(folder.path().join("data")).status();
+    assert!(copied.unwrap().success());
+    Server::start_in(folder, "")
+}
+
+/// The receipt key and the log's key, as everybody may ask for them.
+async fn published(server: &Server) -> (String, String) {
+    let request = GetTenantKeysRequest { tenant: "main".to_owned() };
+    let keys = server.owner.get_tenant_keys(&request).await.unwrap().keys;
+    let receipt = keys.iter().find(|key| key.purpose() == TrustPurpose::Receipt).unwrap();
+    let log = keys.iter().find(|key| key.origin == ORIGIN && !key.vkey.is_empty()).unwrap();
+    (receipt.public_key_pem.clone(), log.vkey.clone())
+}
+
+/// The log of a new tenant of the same server.
+async fn stranger(server: &Server) -> Bundle {
+    let request = CreateTenantRequest { tenant: "stranger".to_owned() };
+    let made = server.owner.create_tenant(&request, None).await.unwrap();
+    let key = made.owner.unwrap().key;
+    let founder = Client::new(&server.url, &key).unwrap();
+    let account = CreateAccountRequest {
+        account_id: "till".to_owned(),
+        name: "a till".to_owned(),
+        ..Default::default()
+    };
+    founder.create_account(&account, None).await.unwrap();
+    exported(server, &key, &WHOLE)
+}
+
+impl Scene {
+    pub(super) async fn new() -> Self {
+        let mut server = Server::start("");
+        server.publish(&allow_all()).await;
+        let agent = server.key(Kind::Agent, &["agent"], "dev").await;
+        let as_agent = |server: &Server| Client::new(&server.url, &agent).unwrap();
+        act(&as_agent(&server), 4).await;
+        let early = exported(&server, &server.owner_key(), &WHOLE);
+        server.terminate();
+        let copy = copy(&server.data);
+        act(&as_agent(&copy), 2).await;
+        let forked = exported(&copy, &copy.owner_key(), &WHOLE);
+        server.restart();
+        let action = act(&as_agent(&server), 1).await;
+        let late = exported(&server, &server.owner_key(), &WHOLE);
+        let selected = exported(&server, &server.owner_key(), &["--action-id", &action]);
+        assert!(early.size() < late.size() && late.size() < forked.size());
+        assert_eq!(early.receipts(), late.receipts()[..early.receipts().len()]);
+        let stranger = stranger(&server).await;
+        let keys = tempfile::tempdir().unwrap();
+        let (key, log_key) = published(&server).await;
+        let operator = Signers::of(&server.data.join("keys"));
+        let forger = Signers::of(keys.path());
+        Self {
+            server,
+            early,
+            late,
+            selected,
+            forked,
+            stranger,
+            operator,
+            forger,
+            key,
+            log_key,
+            _keys: keys,
+        }
+    }
+}
