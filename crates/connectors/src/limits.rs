@@ -30,6 +30,9 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 pub const PATH_BYTES_MAX: usize = 4_096;
 /// Bytes of a file that are read, unless a call asks for fewer.
 pub const FILE_READ_BYTES_MAX: usize = CONTENT_JSON_BYTES_MAX;
+/// Bytes of a file that are copied on the spot where the kernel has them in memory: the copy takes
+/// less than to have another thread make it.
+pub const FILE_CACHED_BYTES_MAX: usize = 64 << 10;
 /// How long one call on a file may take.
 pub const FILE_TIMEOUT: Duration = Duration::from_secs(10);
 

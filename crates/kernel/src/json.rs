@@ -9,6 +9,7 @@ use std::fmt;
 
 use crate::limits;
 
+mod canon;
 mod scan;
 
 /// Why a text is not JSON that Tally accepts. `at` is an RFC 6901 pointer ("" is the whole text),
@@ -171,13 +172,18 @@ impl<'de> Deserialize<'de> for RawJson {
     }
 }
 
+/// What most canonical forms fit into.
+const CANONICAL_BYTES: usize = 1024;
+
 /// `value` as RFC 8785 wants it. A [`RawJson`] within is canonical in the result too. A float that
 /// is not finite is `null`, as everywhere in serde_json.
 pub fn canonical<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
-    // By way of a value, because the canonicalizer takes no raw text.
-    serde_json::to_value(value)
-        .and_then(|value| serde_json_canonicalizer::to_vec(&value))
-        .map_err(|e| Error::Canonical(e.to_string()))
+    // By way of a value, since raw text may have its members in any order.
+    let written = serde_json::to_value(value).and_then(|value| {
+        let mut form = Vec::with_capacity(CANONICAL_BYTES);
+        canon::write(&value, &mut form).map(|()| form)
+    });
+    written.map_err(|e| Error::Canonical(e.to_string()))
 }
 
 #[cfg(test)]
@@ -242,6 +248,11 @@ mod tests {
             Ok(r#"{"a":[true,null,"A/"],"b":1}"#),
         );
         check(r#""\ud83d\ude00""#, Ok("\"😀\""));
+        // In the order of UTF-16, where a surrogate comes before the end of the basic plane.
+        check(
+            "{\"\u{e000}\":1,\"é\":2,\"😀\":3,\"z\":4}",
+            Ok("{\"z\":4,\"é\":2,\"😀\":3,\"\u{e000}\":1}"),
+        );
         check(r#"{"a":1,"\u0061":2}"#, Err(("json_duplicate_key", "\"/a\"")));
         check(r#"{"x":[0,{"a/b~":1,"a/b~":1}]}"#, Err(("json_duplicate_key", "/x/1/a~1b~0")));
         check(r#"{"a":{"b":[1,1e999]}}"#, Err(("json_number", "/a/b/1")));
@@ -323,6 +334,12 @@ mod tests {
             let again = RawJson::parse(std::str::from_utf8(&form).unwrap()).unwrap();
             prop_assert_eq!(&canonical(&again).unwrap(), &form);
             prop_assert_eq!(plain.to_value(), value);
+        }
+
+        #[test]
+        fn canonical_form_is_that_of_another_implementation(value in values()) {
+            let theirs = serde_json_canonicalizer::to_vec(&value).unwrap();
+            prop_assert_eq!(canonical(&value).unwrap(), theirs);
         }
 
         #[test]

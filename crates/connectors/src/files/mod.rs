@@ -1,5 +1,7 @@
 //! `core.fs_read` and `core.fs_write`: files below granted folders, links followed only inside.
 
+#[cfg(target_os = "linux")]
+mod cached;
 mod read;
 mod write;
 
@@ -52,6 +54,10 @@ impl Files {
 
     pub(crate) async fn read(&self, params: &RawJson) -> Result<Done, Fault> {
         let params = parse::<read::Params>(params)?;
+        #[cfg(target_os = "linux")]
+        if let Some(done) = read::read_cached(&self.readable, &params) {
+            return done.map_err(Fault::Failed);
+        }
         let roots = Arc::clone(&self.readable);
         blocking(move || read::read(&roots, &params)).await.map_err(Fault::Failed)
     }

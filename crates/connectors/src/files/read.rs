@@ -38,11 +38,28 @@ pub(super) fn read(roots: &[Root], params: &Params) -> Result<Done, Failure> {
     if !file.metadata().map_err(io)?.is_file() {
         return Err(not_a_file());
     }
-    let max = params.max_bytes.unwrap_or(limits::FILE_READ_BYTES_MAX);
-    let max = max.min(limits::FILE_READ_BYTES_MAX);
+    let max = max_bytes(params);
     let mut bytes = Vec::new();
     let one_more = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
     file.take(one_more).read_to_end(&mut bytes).map_err(io)?;
+    done(bytes, params)
+}
+
+/// Reads what takes no wait. None where it might, or where there is anything to complain of.
+#[cfg(target_os = "linux")]
+pub(super) fn read_cached(roots: &[Root], params: &Params) -> Option<Result<Done, Failure>> {
+    let (dir, path) = locate(roots, LIST, &params.path).ok()?;
+    let bytes = super::cached::content(dir, path)?;
+    Some(done(bytes, params))
+}
+
+fn max_bytes(params: &Params) -> usize {
+    params.max_bytes.unwrap_or(usize::MAX).min(limits::FILE_READ_BYTES_MAX)
+}
+
+/// The result for the first bytes of a file: all of them, or more than are wanted.
+fn done(mut bytes: Vec<u8>, params: &Params) -> Result<Done, Failure> {
+    let max = max_bytes(params);
     let cut = bytes.len() > max;
     bytes.truncate(max);
     let (content, cut) = match params.encoding {

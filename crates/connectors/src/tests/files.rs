@@ -43,6 +43,13 @@ async fn reads() {
     assert_eq!(failed(run(&tools, READ, json!({"path": path})).await).code, "not_utf8");
     let got = result(run(&tools, READ, json!({"path": path, "encoding": "base64"})).await);
     assert_eq!(got["content"], "/wA=");
+    // None, a few or many bytes are read in different ways, and read alike.
+    for count in [0, 1, 64 << 10, (64 << 10) + 1, 200_000] {
+        fs::write(&file, "x".repeat(count)).unwrap();
+        let got = result(run(&tools, READ, json!({"path": path})).await);
+        assert_eq!(got, json!({"content": "x".repeat(count), "bytes": count, "truncated": false}));
+    }
+    fs::write(&file, [0xff, 0]).unwrap();
     // Links inside the folder are links like any other.
     symlink("a.txt", base.path().join("in/link")).unwrap();
     let link = json!({"path": text(&base.path().join("in/link")), "encoding": "base64"});
