@@ -28,8 +28,10 @@ usage: cargo xtask COMMAND
   deny                     cargo-deny: bans, licences and sources
   wasm                     the verifier for browsers and Node, built small and tested
   foreign                  install the verifiers of others that tests need; prints variables
-  bench NAME [ARG...]      measure: action, ledger, policy or verify
-  kill [ROUNDS]            kill -9 the daemon under load and restart it, ROUNDS times";
+  bench NAME [ARG...]      measure: action, ledger, policy, store or verify
+  kill [ROUNDS] [--postgres]
+                           kill -9 the daemon under load and restart it, ROUNDS times; on
+                           PostgreSQL the database too";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -56,8 +58,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["wasm"] => wasm::run(),
         ["foreign"] => foreign::run(),
         ["bench", name, rest @ ..] => bench::run(name, rest),
-        ["kill"] => kill::run(kill::ROUNDS_DEFAULT),
-        ["kill", rounds] => kill::run(kill::parse_rounds(rounds)?),
+        ["kill", words @ ..] => kill::run(kill::Options::parse(words)?),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())

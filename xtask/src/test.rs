@@ -48,6 +48,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         report.check("clippy", clippy);
     }
     report.check("gen", generate::check);
+    report.check("postgresql", tools::postgres);
     let mut found = Vec::new();
     if !options.fast {
         report.check("foreign verifiers", || {

@@ -45,13 +45,28 @@ pub(crate) fn openssl() -> Result<()> {
     if starts("openssl", "version") {
         return Ok(());
     }
+    apt("openssl", "openssl is missing: install it, or pass --fast")
+}
+
+/// Sees to it that PostgreSQL is there: the tests start clusters of their own.
+pub(crate) fn postgres() -> Result<()> {
+    let debian = Path::new("/usr/lib/postgresql").read_dir().into_iter().flatten().flatten();
+    let debian = debian.map(|version| version.path().join("bin/initdb"));
+    if debian.into_iter().any(|initdb| initdb.is_file()) || starts("pg_config", "--bindir") {
+        return Ok(());
+    }
+    apt("postgresql", "PostgreSQL 15 or later is missing: install it")
+}
+
+/// Installs a package where we may; else says what is missing.
+fn apt(package: &str, missing: &str) -> Result<()> {
     if !starts("apt-get", "--version") || repo::output(Command::new("id").arg("-u"))?.trim() != "0"
     {
-        bail!("openssl is missing: install it, or pass --fast");
+        bail!("{missing}");
     }
-    println!("installing openssl with apt-get");
+    println!("installing {package} with apt-get");
     repo::run(repo::command("apt-get").args(["-qq", "update"]))?;
-    repo::run(repo::command("apt-get").args(["-qq", "-y", "install", "openssl"]))
+    repo::run(repo::command("apt-get").args(["-qq", "-y", "install", package]))
 }
 
 /// Whether the toolchain can build for `target`.

@@ -9,6 +9,7 @@ mod load;
 mod policy;
 mod report;
 mod stats;
+mod store;
 mod verify;
 mod workload;
 
@@ -44,6 +45,8 @@ enum Name {
     Ledger,
     /// Decisions against bare evaluations.
     Policy,
+    /// Commits to the ledger on each engine against bare rows.
+    Store,
     /// Verification of a log against bare signature verification.
     Verify,
 }
@@ -71,6 +74,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Name::Action => action::run(&dir)?,
         Name::Ledger => ledger::run(&dir)?,
         Name::Policy => policy::run()?,
+        Name::Store => store::run(&dir)?,
         Name::Verify => verify::run(&dir)?,
     };
     finish(&report, args)

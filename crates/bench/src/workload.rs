@@ -20,6 +20,7 @@ use kernel::risk::Risk;
 use kernel::values::{Digest, MicroUsd, Timestamp};
 use ledger::keys::{FileKeys, KeyProvider};
 use ledger::sqlite::Sqlite;
+use ledger::store::Store;
 use ledger::{Batch, Clock, Committed, Ledger};
 
 use crate::stats::Times;
@@ -42,12 +43,25 @@ fn now() -> Timestamp {
 impl Workload {
     /// An empty ledger in `dir`.
     pub(crate) fn new(dir: &Path) -> anyhow::Result<Self> {
+        Self::on(dir, Arc::new(Sqlite::open(&dir.join("log.sqlite"))?))
+    }
+
+    /// An empty ledger on `store`, with its keys in `dir`.
+    pub(crate) fn on(dir: &Path, store: Arc<dyn Store>) -> anyhow::Result<Self> {
         let keys: Arc<dyn KeyProvider> = Arc::new(FileKeys::open(&dir.join("keys"))?);
-        let store = Arc::new(Sqlite::open(&dir.join("log.sqlite"))?);
         let clock: Clock = Arc::new(now);
         let ledger = Ledger::start(store, keys, clock, HOST)?;
         let log = LogId::Workspace(TenantId::new("acme")?, WorkspaceId::new("ops")?);
         Ok(Self { ledger, log, next: Arc::default() })
+    }
+
+    /// How long the last receipts are, on the average.
+    pub(crate) fn mean_length(&self) -> anyhow::Result<usize> {
+        let head = self.ledger.store().head(&self.log)?.context("an empty log")?;
+        let from = head.frontier.size().saturating_sub(64);
+        let rows = self.ledger.store().receipts(&self.log, from, 64)?;
+        let bytes: usize = rows.iter().map(|row| row.envelope.len()).sum();
+        Ok(bytes / rows.len().max(1))
     }
 
     /// Commits an action's permit, then its outcome; the time of each is added to `times`.

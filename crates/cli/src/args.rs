@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     accounts, actions, approvals, evidence, identity, init, ledger, migrate, policy, receipts,
-    serve, tools, verify, version, witness,
+    serve, token, tools, verify, version, witness,
 };
 use crate::context::Context;
 use crate::demo;
@@ -74,6 +74,15 @@ pub(crate) enum Command {
     /// Manage API keys.
     #[command(subcommand)]
     Key(identity::Key),
+    /// Issue and exchange access tokens.
+    #[command(subcommand)]
+    Token(token::Token),
+    /// See and end sessions of people.
+    #[command(subcommand)]
+    Sessions(token::Sessions),
+    /// Manage service accounts.
+    #[command(subcommand)]
+    ServiceAccount(token::ServiceAccount),
     /// See the tools that policy lets you call.
     #[command(subcommand)]
     Tools(tools::Tools),
@@ -109,6 +118,9 @@ impl Command {
             Self::Workspace(command) => command.run(context).await,
             Self::Principal(command) => command.run(context).await,
             Self::Key(command) => command.run(context).await,
+            Self::Token(command) => command.run(context).await,
+            Self::Sessions(command) => command.run(context).await,
+            Self::ServiceAccount(command) => command.run(context).await,
             Self::Tools(command) => command.run(context).await,
             Self::Account(command) => command.run(context).await,
             Self::Witness(command) => command.run(context).await,

@@ -15,7 +15,7 @@ pub(crate) struct Context {
     /// The server, such as http://127.0.0.1:8480.
     #[arg(long, global = true, env = "TALLY_URL", value_name = "URL")]
     url: Option<String>,
-    /// The API key. Prefer the environment variable: others may see a command line.
+    /// The API key, or an access token. Prefer the environment variable: others may see a command line.
     #[arg(long, global = true, env = "TALLY_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
     /// A credentials file, such as tally-data/credentials.json: server and key in one.
@@ -48,10 +48,20 @@ impl Context {
         let credentials = self.credentials.as_deref().map(Credentials::read).transpose()?;
         let file = credentials.as_ref();
         let url = self.url.clone().or_else(|| file.map(|file| file.url.clone()));
-        let key = self.api_key.clone().or_else(|| file.map(|file| file.key.clone()));
         let url = url.ok_or_else(|| missing("server", "TALLY_URL"))?;
-        let key = key.ok_or_else(|| missing("API key", "TALLY_API_KEY"))?;
+        let key = self.key_or(file)?;
         Ok(Session { client: Client::new(&url, &key)?, credentials })
+    }
+
+    /// The API key or token in use.
+    pub(crate) fn key(&self) -> anyhow::Result<String> {
+        let credentials = self.credentials.as_deref().map(Credentials::read).transpose()?;
+        Ok(self.key_or(credentials.as_ref())?)
+    }
+
+    fn key_or(&self, file: Option<&Credentials>) -> Result<String, Failure> {
+        let key = self.api_key.clone().or_else(|| file.map(|file| file.key.clone()));
+        key.ok_or_else(|| missing("API key", "TALLY_API_KEY"))
     }
 
     /// The server alone, for public calls.

@@ -150,6 +150,7 @@ impl Things {
             "account_id" => self.account_id.clone(),
             "principal_id" => self.principal_id.clone(),
             "key_id" => self.key_id.clone(),
+            "session_id" => "ses_absent".to_owned(),
             "policy_id" => self.policy_id.clone(),
             "tenant" => tenant.to_owned(),
             "workspace" => workspace.to_owned(),

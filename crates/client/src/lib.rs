@@ -12,6 +12,7 @@
 mod error;
 mod http;
 pub mod limits;
+pub mod oauth;
 mod retry;
 
 use std::ops::Deref;
@@ -23,13 +24,13 @@ pub use crate::http::{CA_FILE, Http};
 /// is not of this protocol.
 pub type Error = proto::client::ClientError<TransportError>;
 
-/// A client of one server with one API key. Cheap to clone; clones share their connections.
+/// A client of one server with one API key, session or access token. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Client(proto::client::Client<Http>);
 
 impl Client {
     /// A client of the server at `url` (`http://` or `https://`, host and port, no path). `key`
-    /// is an API key; an empty one serves for the public calls only. TLS trusts the system's
+    /// is an API key or access token; an empty one serves for the public calls only. TLS trusts the system's
     /// authorities and those of the PEM file that the environment variable TALLY_CA_FILE names.
     ///
     /// # Errors

@@ -35,6 +35,8 @@ pub enum Error {
 const NEVER_DELEGATED: &[&str] = &[
     "approvals:decide",
     "break_glass:use",
+    "actions:release",
+    "policies:publish",
     "me:manage",
     "sessions:read",
     "sessions:revoke",

@@ -229,6 +229,11 @@ pub trait Store: Send + Sync + 'static {
     /// writer's or a head is not where it should be.
     fn commit(&self, commit: &Commit) -> Result<(), Error>;
 
+    /// Whether a commit would be taken, as far as can be told without one.
+    fn writable(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Every log that has a receipt.
     fn logs(&self) -> Result<Vec<LogId>, Error>;
 

@@ -66,3 +66,7 @@ pub const DOUBT_REST: Duration = Duration::from_millis(200);
 pub const DOUBT_IDLE: Duration = Duration::from_secs(60);
 /// When a client may ask again while they are.
 pub const DOUBT_RETRY_MS: u64 = 500;
+/// How long an outcome is kept in hand while the store fails.
+pub const OUTCOME_PATIENCE: Duration = Duration::from_secs(20);
+/// Between two tries.
+pub const OUTCOME_REST: Duration = Duration::from_millis(200);

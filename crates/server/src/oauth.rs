@@ -224,6 +224,8 @@ impl Form {
 struct Party {
     holder: Holder,
     links: Vec<Link>,
+    /// Whether it shows the secret of a key or session itself, and no token.
+    by_secret: bool,
     /// What the credential may, now.
     held: BTreeSet<String>,
 }
@@ -239,7 +241,8 @@ impl Party {
         };
         let mut held = delegation::granted(caller.roles.iter(), None);
         held.retain(|permission| caller.may(permission));
-        Self { holder, links, held }
+        let by_secret = matches!(credential, Credential::Secret { .. });
+        Self { holder, links, by_secret, held }
     }
 
     /// The claims of a token for `links`, no longer than this party's credential.
@@ -295,7 +298,7 @@ impl OAuth {
             "invalid_grant" => Error::client(),
             _ => error,
         })?;
-        if party.links.len() != 1 || party.holder.base != id {
+        if !party.by_secret || party.holder.base != id {
             return Err(Error::client());
         }
         if party.holder.caller.kind == PrincipalKind::User {
@@ -308,7 +311,7 @@ impl OAuth {
     /// A short token of a session that lasts.
     fn refresh(&self, form: &Form) -> Result<Issued> {
         let party = self.party(form.need("refresh_token")?)?;
-        if !party.holder.base.starts_with("ses_") || party.links.len() != 1 {
+        if !party.by_secret || !party.holder.base.starts_with("ses_") {
             return Err(Error::new("invalid_grant", "refresh_token is the secret of a session"));
         }
         self.own(form, &party)

@@ -215,3 +215,6 @@ fn wire_session(session: &Session) -> WireSession {
         ended: session.ended,
     }
 }
+
+#[cfg(test)]
+mod tests;

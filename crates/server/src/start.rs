@@ -289,7 +289,7 @@ fn issuer(config: &Config, listener: &Listener) -> String {
 }
 
 /// Opens keys; loads the control plane.
-fn open(
+pub(crate) fn open(
     config: Config,
     tools: Tools,
     issuer: String,
@@ -354,7 +354,7 @@ fn fold_control(store: &dyn Store, keys: &dyn KeyProvider, host: &str) -> Result
     Ok(())
 }
 
-fn tools(config: &Config) -> Result<Tools, Error> {
+pub(crate) fn tools(config: &Config) -> Result<Tools, Error> {
     let read = |path: &PathBuf| {
         let failed = |source| ConfigError::Read { path: path.clone(), source };
         fs::read_to_string(path).map_err(failed)
@@ -374,7 +374,7 @@ fn tools(config: &Config) -> Result<Tools, Error> {
 }
 
 /// Makes the first tenant and writes its owner's key, on the first start.
-async fn first_start(shared: &Arc<Shared>, url: &str) -> Result<Option<PathBuf>, Error> {
+pub(crate) async fn first_start(shared: &Arc<Shared>, url: &str) -> Result<Option<PathBuf>, Error> {
     if shared.control.ledger.store().head(&LogId::System)?.is_some() {
         return Ok(None);
     }
@@ -454,7 +454,7 @@ pub(crate) type Served = Services<
 >;
 
 /// Every surface, behind the one gate.
-fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let identity = Identity(shared.clone());
     let services: Served = Services {
         accounts: Arc::new(AccountsApi(shared.clone())),

@@ -33,6 +33,11 @@ impl SystemApi {
             let failure = Failure::new(Category::Internal, "not_ready", message);
             return Err(Refused(failure.retryable(true)));
         }
+        if self.0.control.doubt.is_open() {
+            let message = "not ready: directory: it is being read again";
+            let failure = Failure::new(Category::Internal, "not_ready", message);
+            return Err(Refused(failure.retryable(true)));
+        }
         let mut checks = Vec::from(stores);
         checks.push(self.policy()?);
         checks.extend(self.witnesses());
@@ -64,7 +69,8 @@ impl SystemApi {
 }
 
 fn store(name: &str, ledger: &Ledger) -> Check {
-    let answered = ledger.store().logs();
+    let store = ledger.store();
+    let answered = store.logs().and_then(|_| store.writable());
     if let Err(error) = &answered {
         tracing::warn!(%error, name, "a store does not answer");
     }

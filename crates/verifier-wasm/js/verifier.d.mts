@@ -63,12 +63,17 @@ export declare class Verifier {
   inclusion(question: { envelope: Bytes; proof: Bytes } & LogKey): CheckpointAnswer;
   /** Do these hashes show that the log under the old checkpoint only grew to the new one? */
   consistency(question: { old: Bytes; new: Bytes; hashes: Bytes[] } & LogKey): CheckpointAnswer;
-  /** Is this evidence bundle whole and right? A tar, or its files by their paths. */
+  /** Is this evidence bundle whole and right? A tar, or its files by their paths. With `since`, the
+   * log has to continue that checkpoint, held from before; with `witnesses`, `quorum` of them (all,
+   * where it is not said) must have cosigned. */
   bundle(question: {
     bundle: ArrayBuffer | ArrayBufferView | Map<string, Bytes> | Record<string, Bytes>;
     keys?: string[];
     logKey?: string;
     trust?: GivenTrust;
+    since?: Bytes;
+    witnesses?: string[];
+    quorum?: number;
   }): BundleAnswer;
 }
 

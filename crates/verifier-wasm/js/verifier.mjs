@@ -59,10 +59,13 @@ export class Verifier {
   /**
    * Is this evidence bundle whole and right? `bundle` is the bytes of its tar, or its files as a
    * Map or an object from path to bytes. Without keys, those that it brings are used: the answer's
-   * trust is "unknown" then.
+   * trust is "unknown" then. With `since`, the log has to continue that checkpoint, held from
+   * before; with `witnesses`, `quorum` of them (all, where it is not said) must have cosigned.
    */
-  bundle({ bundle, keys, logKey, trust }) {
-    const question = { check: "bundle", keys, log_key: logKey, trust };
+  bundle({ bundle, keys, logKey, trust, since, witnesses, quorum = witnesses?.length }) {
+    const held = since === undefined ? undefined : base64(since);
+    const demands = { since: held, witnesses, quorum };
+    const question = { check: "bundle", keys, log_key: logKey, trust, ...demands };
     if (bundle instanceof ArrayBuffer || ArrayBuffer.isView(bundle)) {
       return this.#ask({ ...question, tar: base64(bundle) });
     }

@@ -1,6 +1,7 @@
 //! Questions answered.
 
-use kernel::bundle::{self, BundleReport, Pinned};
+use kernel::bundle::{self, BundleReport, Files, Pinned, archive};
+use kernel::history::{self, Demands};
 use kernel::note::{self, Checkpoint, Note, VerifierKey};
 use kernel::pem;
 use kernel::proof::{self, TlogProof};
@@ -167,23 +168,40 @@ fn check(question: Question) -> Result<Answer, Error> {
             let checkpoint = consistency(&old.0, &new.0, &hashes, &log_key.parse()?)?;
             Ok(Answer { checkpoint: Some(checkpoint.into()), ..Answer::valid(trust.into()) })
         }
-        Question::Bundle { tar, files, keys, log_key, trust } => {
+        Question::Bundle { tar, files, keys, log_key, trust, since, witnesses, quorum } => {
             let vkey = log_key.map(|key| key.parse()).transpose()?;
             let pinned = Pinned { keys: decode_keys(&keys)?, vkey, trust: trust.into() };
-            let given = !pinned.keys.is_empty() || pinned.vkey.is_some();
-            let pinned = given.then_some(&pinned);
+            let witnesses = witnesses.iter().map(|key| key.parse()).collect::<Result<_, _>>()?;
+            let demands = Demands { since: since.map(|since| since.0), witnesses, quorum };
             match (tar, files) {
-                (Some(tar), None) => {
-                    Ok(bundle::verify_bundle(&tar.0, pinned, &PureVerifier).into())
-                }
+                (Some(tar), None) => match archive::read(&tar.0) {
+                    Ok(files) => Ok(bundle(&files, &pinned, &demands)),
+                    Err(error) => Ok(BundleReport::refused(&error).into()),
+                },
                 (None, Some(files)) => {
                     let files = files.iter().map(|(path, file)| (path.as_str(), &*file.0));
-                    Ok(bundle::verify_files(&files.collect(), pinned, &PureVerifier).into())
+                    Ok(bundle(&files.collect(), &pinned, &demands))
                 }
                 _ => Err(Error::Question("name tar or files, and not both".to_owned())),
             }
         }
     }
+}
+
+fn bundle(files: &Files<'_>, pinned: &Pinned, demands: &Demands) -> Answer {
+    let given = !pinned.keys.is_empty() || pinned.vkey.is_some();
+    let report = bundle::verify_files(files, given.then_some(pinned), &PureVerifier);
+    let mut answer = Answer::from(report);
+    let brought = || str::from_utf8(files.get(bundle::VKEY)?).ok()?.trim_end().parse().ok();
+    // Without any key, the report says so already.
+    if let Some(key) = pinned.vkey.clone().or_else(brought).filter(|_| !demands.is_empty()) {
+        let met = history::verify_bundle_demands(files, &key, demands, &PureVerifier);
+        if let Err(error) = met {
+            answer.valid = false;
+            answer.errors.push(Finding { code: error.code(), message: error.to_string() });
+        }
+    }
+    answer
 }
 
 fn decode_keys(keys: &[String]) -> Result<Vec<Vec<u8>>, Error> {

@@ -84,5 +84,13 @@ pub(crate) enum Question {
         log_key: Option<String>,
         #[serde(default)]
         trust: Trust,
+        /// A checkpoint held from before, which the log has to continue.
+        #[serde(default)]
+        since: Option<Bytes>,
+        /// Keys of witnesses, of whom `quorum` must have cosigned the checkpoint.
+        #[serde(default)]
+        witnesses: Vec<String>,
+        #[serde(default)]
+        quorum: usize,
     },
 }

@@ -6,9 +6,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use proto::identity::principal::Kind;
 use proto::identity::{
     CreateKeyRequest, CreateKeyResponse, CreatePrincipalRequest, CreateTenantRequest,
-    CreateWorkspaceRequest, DisablePrincipalRequest, GetPrincipalRequest, Key as KeyEntry,
-    ListKeysRequest, ListPrincipalsRequest, ListTenantsRequest, ListWorkspacesRequest,
-    Principal as Entry, RevokeKeyRequest, UpdatePrincipalRequest, Workspace as WorkspaceEntry,
+    CreateWorkspaceRequest, DisablePrincipalRequest, EnablePrincipalRequest, GetPrincipalRequest,
+    Key as KeyEntry, ListKeysRequest, ListPrincipalsRequest, ListTenantsRequest,
+    ListWorkspacesRequest, Principal as Entry, ResumeTenantRequest, RevokeKeyRequest,
+    RotateKeyRequest, SuspendTenantRequest, UpdatePrincipalRequest, Workspace as WorkspaceEntry,
 };
 
 use super::{Paging, next};
@@ -30,6 +31,16 @@ pub(crate) enum Tenant {
     },
     /// List the tenants that you belong to.
     List(Paging),
+    /// Suspend a tenant: its credentials are refused and its queue rests.
+    Suspend {
+        /// Its name.
+        name: String,
+    },
+    /// Resume a suspended tenant; what waited goes on.
+    Resume {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl Tenant {
@@ -52,9 +63,21 @@ impl Tenant {
                 let list = client.list_tenants(&request).await?;
                 output.show(&list, |list| {
                     let rows = list.tenants.iter();
-                    let rows = rows.map(|entry| [entry.tenant.clone(), when(entry.created_at)]);
-                    page(["tenant", "created"], rows, &next(&list.next_page_token))
+                    let rows = rows.map(|entry| {
+                        [entry.tenant.clone(), yes(entry.suspended), when(entry.created_at)]
+                    });
+                    page(["tenant", "suspended", "created"], rows, &next(&list.next_page_token))
                 })?;
+            }
+            Self::Suspend { name: tenant } => {
+                let request = SuspendTenantRequest { tenant };
+                let tenant = client.suspend_tenant(&request, None).await?;
+                output.show(&tenant, |tenant| format!("{} is suspended", tenant.tenant))?;
+            }
+            Self::Resume { name: tenant } => {
+                let request = ResumeTenantRequest { tenant };
+                let tenant = client.resume_tenant(&request, None).await?;
+                output.show(&tenant, |tenant| format!("{} is resumed", tenant.tenant))?;
             }
         }
         Ok(Exit::Done)
@@ -181,6 +204,11 @@ pub(crate) enum Principal {
         /// The id of the principal.
         id: String,
     },
+    /// Enable a disabled principal again, with the keys that it had.
+    Enable {
+        /// The id of the principal.
+        id: String,
+    },
 }
 
 impl Principal {
@@ -213,13 +241,17 @@ impl Principal {
                 let request = DisablePrincipalRequest { principal_id };
                 client.disable_principal(&request, None).await?
             }
+            Self::Enable { id: principal_id } => {
+                let request = EnablePrincipalRequest { principal_id };
+                client.enable_principal(&request, None).await?
+            }
         };
         output.show(&principal, describe_principal)?;
         Ok(Exit::Done)
     }
 }
 
-fn principal_row(entry: &Entry) -> [String; 5] {
+pub(crate) fn principal_row(entry: &Entry) -> [String; 5] {
     let kind = entry.kind().as_str_name().to_owned();
     let Entry { principal_id, roles, disabled, name, .. } = entry.clone();
     [principal_id, kind, roles.join(" "), yes(disabled), name]
@@ -256,6 +288,41 @@ pub(crate) enum Key {
         /// The id of the key.
         id: String,
     },
+    /// Give an API key another secret and show it, this once.
+    Rotate(RotateKey),
+}
+
+/// Which key gets another secret.
+#[derive(Debug, Args)]
+pub(crate) struct RotateKey {
+    /// The id of the key.
+    id: String,
+    /// Seconds that the secret before is still good for, at most 86400.
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    overlap_s: u32,
+    /// Write it to a new credentials file instead of showing it.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The tenant for that file; without it that of the credentials file in use.
+    #[arg(long, value_name = "NAME", requires = "out")]
+    tenant: Option<String>,
+}
+
+impl RotateKey {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        let session = context.session()?;
+        let tenant = match &self.out {
+            Some(_) => session.tenant(self.tenant)?,
+            None => String::new(),
+        };
+        let request = RotateKeyRequest { key_id: self.id, overlap_s: self.overlap_s };
+        let mut made = session.client.rotate_key(&request, None).await?;
+        if let Some(path) = self.out {
+            keep(&mut made, session.client.url(), &tenant, &path)?;
+        }
+        context.output().show(&made, describe_new_key)?;
+        Ok(Exit::Done)
+    }
 }
 
 /// Whose key, and what for.
@@ -263,7 +330,14 @@ pub(crate) enum Key {
 pub(crate) struct CreateKey {
     /// Whose it is to be.
     #[arg(long, value_name = "ID")]
-    principal: String,
+    pub(crate) principal: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// What a key is good for, and where to write it.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
     /// The workspace that it works in; without it that of the credentials file.
     #[arg(long, value_name = "NAME")]
     workspace: Option<String>,
@@ -289,6 +363,7 @@ impl Key {
         let output = context.output();
         match self {
             Self::Create(command) => return command.run(context).await,
+            Self::Rotate(command) => return command.run(context).await,
             Self::List { principal: principal_id, paging: Paging { page_size, page_token } } => {
                 let request = ListKeysRequest { principal_id, page_size, page_token };
                 let list = context.client()?.list_keys(&request).await?;
@@ -308,21 +383,22 @@ impl Key {
 }
 
 impl CreateKey {
-    async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let session = context.session()?;
-        let tenant = match &self.out {
-            Some(_) => session.tenant(self.tenant)?,
+        let Self { principal: principal_id, place } = self;
+        let tenant = match &place.out {
+            Some(_) => session.tenant(place.tenant)?,
             None => String::new(),
         };
         let request = CreateKeyRequest {
-            principal_id: self.principal,
-            workspace: session.workspace(self.workspace)?,
-            environment: self.environment,
-            expires_in_s: self.expires_in_s,
-            rate_limit_per_min: self.rate_limit_per_min,
+            principal_id,
+            workspace: session.workspace(place.workspace)?,
+            environment: place.environment,
+            expires_in_s: place.expires_in_s,
+            rate_limit_per_min: place.rate_limit_per_min,
         };
         let mut made = session.client.create_key(&request, None).await?;
-        if let Some(path) = self.out {
+        if let Some(path) = place.out {
             keep(&mut made, session.client.url(), &tenant, &path)?;
         }
         context.output().show(&made, describe_new_key)?;

@@ -13,6 +13,7 @@ pub(crate) mod migrate;
 pub(crate) mod policy;
 pub(crate) mod receipts;
 pub(crate) mod serve;
+pub(crate) mod token;
 pub(crate) mod tools;
 pub(crate) mod verify;
 pub(crate) mod version;

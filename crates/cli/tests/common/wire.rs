@@ -46,6 +46,13 @@ impl Wire {
         Self { url: url.to_owned(), pool }
     }
 
+    /// One that speaks HTTP/2 on one connection.
+    pub(crate) fn http2(url: &str) -> Self {
+        let mut pool = Pool::builder(TokioExecutor::new());
+        let pool = pool.http2_only(true).build(HttpConnector::new());
+        Self { url: url.to_owned(), pool }
+    }
+
     pub(crate) fn ask(&self, method: &str, path: &str) -> Ask {
         let (method, path) = (method.to_owned(), path.to_owned());
         Ask { wire: self.clone(), method, path, headers: HeaderMap::new(), body: Vec::new() }
@@ -76,6 +83,11 @@ impl Ask {
 
     pub(crate) fn json(self, body: &Value) -> Self {
         self.bytes(body.to_string())
+    }
+
+    /// A body of no type.
+    pub(crate) fn raw(self, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), ..self }
     }
 
     pub(crate) fn bytes(self, body: impl Into<Vec<u8>>) -> Self {

@@ -19,7 +19,7 @@ use tlog_tiles::{Checkpoint, Hash, Tile, TileHashReader, TileReader};
 
 use super::bundle::Bundle;
 use super::scene::Scene;
-use crate::common::tally;
+use crate::common::{tally, text};
 
 /// What a tool says of a bundle: nothing, or what is wrong.
 pub(super) type Verdict = Result<(), String>;
@@ -86,8 +86,9 @@ fn sha256sum(scene: &Scene, subject: &Subject) -> Verdict {
 
 /// The other blocks, after the keys were compared with the pinned ones, as VERIFY.md says.
 fn openssl(scene: &Scene, subject: &Subject) -> Verdict {
-    let started = Command::new("openssl").arg("version").output();
-    started.expect("install openssl, or run `cargo xtask test`, which does");
+    if let Err(error) = Command::new("openssl").arg("version").output() {
+        panic!("openssl: {error}: install it, or run `cargo xtask test`, which does");
+    }
     for (path, file) in subject.bundle.files.iter().filter(|(path, _)| path.starts_with("keys/")) {
         let pinned = match path.strip_suffix(".pem") {
             Some(_) => scene.key.clone(),
@@ -298,26 +299,33 @@ fn ct_merkle(subject: &Subject) -> Verdict {
     tree.root().verify_consistency(&root_of(&held), &grown).map_err(|error| format!("{error:?}"))
 }
 
-/// Our own program with pinned keys, and the server, which pins its own: they have to agree.
+/// Our own program with pinned keys, on a folder and on an archive, and the server, which pins its
+/// own and compares with no older checkpoint: they have to agree.
 fn own(scene: &Scene, subject: &Subject) -> Verdict {
-    let (key, tar) = (subject.dir.with_extension("pem"), subject.dir.with_extension("tar"));
+    let [key, tar, held] = ["pem", "tar", "held"].map(|name| subject.dir.with_extension(name));
     fs::write(&key, &scene.key).unwrap();
     fs::write(&tar, subject.bundle.tar()).unwrap();
     let name = |path: &Path| path.to_str().unwrap().to_owned();
-    let pins = ["--key".to_owned(), name(&key), "--log-key".to_owned(), scene.log_key.clone()];
+    let mut pins = vec!["--key".to_owned(), name(&key), "--log-key".to_owned()];
+    pins.push(scene.log_key.clone());
+    if let Some(checkpoint) = &subject.held {
+        fs::write(&held, checkpoint).unwrap();
+        pins.extend(["--since".to_owned(), name(&held)]);
+    }
     let verify = |path: &Path| {
         let arguments = [&["verify".to_owned(), name(path)][..], &pins].concat();
         tally(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     };
     let (folder, archive) = (verify(&subject.dir), verify(&tar));
-    let server = scene
-        .server
-        .tally(&scene.server.owner_key(), &["evidence", "verify", tar.to_str().unwrap()]);
-    let codes = [&folder, &archive, &server].map(|output| output.status.code());
-    let texts = [&folder, &archive, &server].map(crate::common::text);
+    let arguments = ["evidence", "verify", tar.to_str().unwrap()];
+    let server = scene.server.tally(&scene.server.owner_key(), &arguments);
+    let outputs = [&folder, &archive, &server];
+    let (codes, texts) = (outputs.map(|output| output.status.code()), outputs.map(text));
     match codes {
         [Some(0), Some(0), Some(0)] => Ok(()),
         [Some(6), Some(6), Some(6)] => Err(texts.join("\n")),
+        // Good by itself, and not what was held.
+        [Some(8), Some(8), Some(0)] if subject.held.is_some() => Err(texts.join("\n")),
         _ => panic!("they do not agree: {codes:?} {texts:?}"),
     }
 }

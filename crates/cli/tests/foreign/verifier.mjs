@@ -20,7 +20,7 @@ function files(dir) {
 function outcome({ dir, keys, log_key: logKey, since, hashes }) {
   const bundle = files(dir);
   const given = { keys, logKey, trust: "pinned" };
-  const answers = [verifier.bundle({ bundle, ...given })];
+  const answers = [verifier.bundle({ bundle, ...given, since: since ?? undefined })];
   const [index] = [...bundle.keys()].flatMap((path) => path.match(/(?<=receipts\/)\d+(?=\.dsse)/) ?? []);
   if (index !== undefined) {
     const envelope = bundle.get(`receipts/${index}.dsse.json`);

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use kernel::account::{Change as Account, Purpose};
 use kernel::action::{Attempt, Change as Action, FailureCode, Outcome, Request, Status};
 use kernel::approval::{self, Change as Approval, Verdict, Vote};
-use kernel::control::{Change as Control, Issue};
+use kernel::control::{Change as Control, Issue, Rotation};
 use kernel::decision::{
     ApprovalDemand, Decision, Effect, Obligations, Phase, PolicyRef, SeparationOfDuties,
 };
+use kernel::delegation::Delegation;
 use kernel::failure::Category;
 use kernel::ids::{
     AccountId, ActionId, ApprovalId, EnvironmentId, PrincipalId, TenantId, ToolId, WorkspaceId,
@@ -18,10 +19,11 @@ use kernel::principal::{Actor, ActorChain, PrincipalKind, Role};
 use kernel::receipt::{Body, LogId, Transition};
 use kernel::reservation;
 use kernel::risk::Risk;
+use kernel::session::{Change as Session, Open};
 use kernel::values::{Digest, MicroUsd, Timestamp};
 
 /// The type of every transition.
-pub(crate) const TYPES: [&str; 33] = [
+pub(crate) const TYPES: [&str; 42] = [
     "action.requested",
     "action.decided",
     "action.approved",
@@ -47,12 +49,21 @@ pub(crate) const TYPES: [&str; 33] = [
     "account.thawed",
     "idempotency.reserved",
     "tenant.created",
+    "tenant.suspended",
+    "tenant.resumed",
     "workspace.created",
     "principal.created",
     "principal.roles_set",
     "principal.disabled",
+    "principal.enabled",
     "key.issued",
     "key.revoked",
+    "key.rotated",
+    "key.delegated",
+    "token_key.rotated",
+    "session.opened",
+    "session.ended",
+    "session.delegated",
     "policy.drafted",
     "policy.published",
 ];
@@ -69,14 +80,20 @@ pub(crate) fn logs() -> Vec<(LogId, Vec<Body>)> {
     vec![
         (workspace, numbered(workspace_commits())),
         (LogId::Control(tenant()), numbered(control_commits())),
-        (LogId::System, numbered(vec![vec![(Kind::Tenant, "acme", created())]])),
+        (LogId::System, numbered(system_commits())),
     ]
 }
 
 type Told = (Kind, &'static str, Change);
 
-fn created() -> Change {
-    Change::Control(Control::TenantCreated {})
+fn system_commits() -> Vec<Vec<Told>> {
+    let rotated = Control::TokenKeyRotated { generation: 1, previous_until: time(3600) };
+    vec![
+        control(Kind::Tenant, "acme", Control::TenantCreated {}),
+        control(Kind::Tenant, "acme", Control::TenantSuspended {}),
+        control(Kind::Tenant, "acme", Control::TenantResumed {}),
+        control(Kind::TokenKey, "tokens", rotated),
+    ]
 }
 
 /// Gives each change its number among those of its stream.
@@ -387,6 +404,26 @@ fn control_commits() -> Vec<Vec<Told>> {
     };
     let drafted = Control::PolicyDrafted { digest: Digest::of(b"files"), author: principal("u_4") };
     let roles = BTreeSet::from([Role::Approver, Role::Viewer]);
+    let rotated = |previous_until| {
+        Control::KeyRotated(Rotation { secret: Digest::of(b"next secret"), previous_until })
+    };
+    let actor = |id, kind| Actor { id: principal(id), kind };
+    let actors = vec![actor("u_2", PrincipalKind::User), actor("p_7", PrincipalKind::Agent)];
+    let delegation = Box::new(Delegation {
+        token: "tok_1".to_owned(),
+        actors: ActorChain::try_from(actors).unwrap(),
+        scope: ["actions:read".to_owned(), "actions:submit".to_owned()].into(),
+        expires_at: time(900),
+    });
+    let open = Box::new(Open {
+        principal: principal("u_2"),
+        workspace: WorkspaceId::new("ops").unwrap(),
+        environment: environment.clone(),
+        method: "oidc:main".to_owned(),
+        secret: Digest::of(b"session secret"),
+        expires_at: time(3600),
+    });
+    let session = |change| vec![(Kind::Session, "ses_1", Change::Session(change))];
     vec![
         control(Kind::Workspace, "ops", Control::WorkspaceCreated { environments }),
         control(Kind::Principal, "p_7", created(PrincipalKind::Agent, Role::Agent, Some(budget()))),
@@ -396,6 +433,13 @@ fn control_commits() -> Vec<Vec<Told>> {
         control(Kind::Key, "key_1", issue(None)),
         control(Kind::Key, "key_2", issue(Some(time(60)))),
         control(Kind::Key, "key_1", Control::KeyRevoked {}),
+        control(Kind::Principal, "p_7", Control::PrincipalEnabled {}),
+        control(Kind::Key, "key_2", rotated(None)),
+        control(Kind::Key, "key_2", rotated(Some(time(30)))),
+        control(Kind::Key, "key_2", Control::KeyDelegated(delegation.clone())),
+        session(Session::Opened(open)),
+        session(Session::Delegated(delegation)),
+        session(Session::Ended { by: principal("u_2") }),
         control(Kind::Policy, "pol_1", drafted),
         control(Kind::PolicyHistory, "current", published(1, false)),
         control(Kind::PolicyHistory, "current", published(2, true)),

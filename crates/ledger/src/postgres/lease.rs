@@ -57,6 +57,12 @@ enum Standing {
     Over,
 }
 
+impl Standing {
+    fn writes(self, under: u64) -> bool {
+        matches!(self, Self::Writing { epoch, .. } if epoch == under)
+    }
+}
+
 /// This server's part of the lease.
 pub(super) struct Lease {
     pub(super) owner: Owner,
@@ -149,7 +155,7 @@ impl Lease {
     /// Beats for as long as this server is the writer of `epoch`.
     pub(super) async fn beat(&self, epoch: u64) {
         let number = super::commit::big(epoch);
-        let current = |standing: &Standing| matches!(standing, Standing::Writing { epoch: now, .. } if *now == epoch);
+        let current = |standing: &Standing| standing.writes(epoch);
         let mut standing = self.standing.subscribe();
         loop {
             let ended = standing.wait_for(|standing| !current(standing));

@@ -265,6 +265,10 @@ impl Store for Postgres {
         committed
     }
 
+    fn writable(&self) -> Result<(), Error> {
+        self.lease.check()
+    }
+
     /// Across tenants.
     fn logs(&self) -> Result<Vec<LogId>, Error> {
         self.read_wide(sql::LOGS, &[], |row| rows::log_id(row, 0))

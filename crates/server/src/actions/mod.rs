@@ -1,5 +1,6 @@
 //! Actions: submitted, decided, run and shown.
 
+mod outcome;
 mod prepare;
 pub(crate) mod queue;
 mod run;

@@ -17,6 +17,7 @@ use kernel::values::{Digest, MicroUsd, Timestamp};
 use ledger::store::{Class, SideRow};
 use ledger::{Batch, Committed};
 
+use super::outcome;
 use super::prepare::{Document, Plan, Prepared, decide, find_tool, present_caller};
 use super::submit::revisions;
 use super::view::{Answer, Body, DOCUMENT, RESULT, open_document};
@@ -138,8 +139,12 @@ async fn finish(
         side.push(drop_document(log, &action.id));
     }
     let commands = plan::finish(action, permit.attempt(), outcome, retry_at);
-    let batch = Batch { side, ..Batch::new(log.clone(), commands) };
-    let committed = shared.ledger.commit(batch).await?;
+    let Some(committed) = outcome::keep(shared, log, commands, side).await? else {
+        let Some(State::Action(action)) = shared.ledger.read(log, Kind::Action, id)? else {
+            return Err(Refused::internal("an attempt without its action"));
+        };
+        return Answer::new(action, Arc::default()).complete(shared, log);
+    };
     let action = changed(&committed, action)?;
     shared.metrics.action(action.status.as_str());
     if action.due().is_some() {

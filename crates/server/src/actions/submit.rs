@@ -187,8 +187,14 @@ pub(crate) fn revisions(shared: &Shared, caller: &Caller) -> Result<Revisions> {
     if directory.suspended(&caller.tenant) {
         return Err(Refused(crate::credentials::suspended()));
     }
-    let chain = directory.chain(&caller.tenant, &caller.actors());
-    if chain.is_none_or(|principals| revision(&principals) != caller.revision) {
+    let now = match &caller.authority {
+        None => directory.principal(&caller.tenant, &caller.id).map(|p| p.revision),
+        Some(authority) => {
+            let principals = directory.chain(&caller.tenant, &authority.chain);
+            principals.map(|principals| revision(&principals))
+        }
+    };
+    if now != Some(caller.revision) {
         return Err(Refusal::DecisionStale.into());
     }
     Ok(Revisions {

@@ -1,0 +1,36 @@
+//! Making an outcome durable: the effect has happened, so a store that fails is asked again.
+
+use std::time::Instant;
+
+use kernel::machine::Command;
+use kernel::receipt::LogId;
+use ledger::store::SideRow;
+use ledger::{Batch, Committed, Error};
+
+use crate::limits;
+use crate::shared::Shared;
+
+/// Commits, again and again where the store fails. None where an earlier try turns out to have
+/// been kept, or the attempt has been ended by somebody else meanwhile.
+pub(super) async fn keep(
+    shared: &Shared,
+    log: &LogId,
+    commands: Vec<Command>,
+    side: Vec<SideRow>,
+) -> Result<Option<Committed>, Error> {
+    let until = Instant::now() + limits::OUTCOME_PATIENCE;
+    let mut failed = false;
+    loop {
+        let batch = Batch { side: side.clone(), ..Batch::new(log.clone(), commands.clone()) };
+        match shared.ledger.commit(batch).await {
+            Ok(committed) => return Ok(Some(committed)),
+            Err(Error::Refused(_)) if failed => return Ok(None),
+            Err(Error::Store(error)) if Instant::now() < until => {
+                tracing::warn!(error, "an outcome could not be kept: trying again");
+                failed = true;
+                tokio::time::sleep(limits::OUTCOME_REST).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
