@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    accounts, actions, approvals, evidence, identity, init, ledger, migrate, policy, receipts,
+    accounts, actions, approvals, evidence, identity, init, ledger, me, migrate, policy, receipts,
     serve, token, tools, verify, version, witness,
 };
 use crate::context::Context;
@@ -45,9 +45,14 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Approvals(approvals::Approvals),
     /// Approve the plan that an approval shows.
-    Approve(approvals::Decide),
+    Approve(approvals::Approve),
     /// Reject the plan that an approval shows.
-    Reject(approvals::Decide),
+    Reject(approvals::Reject),
+    /// Let an action that waits run without those who must approve it, in an emergency.
+    BreakGlass(approvals::BreakGlass),
+    /// See who you are; manage your second factor and your signing keys.
+    #[command(subcommand)]
+    Me(me::Me),
     /// Read receipts.
     #[command(subcommand)]
     Receipts(receipts::Receipts),
@@ -107,8 +112,10 @@ impl Command {
             Self::Submit(command) => command.run(context).await,
             Self::Actions(command) => command.run(context).await,
             Self::Approvals(command) => command.run(context).await,
-            Self::Approve(command) => command.approve(context).await,
-            Self::Reject(command) => command.reject(context).await,
+            Self::Approve(command) => command.run(context).await,
+            Self::Reject(command) => command.run(context).await,
+            Self::BreakGlass(command) => command.run(context).await,
+            Self::Me(command) => command.run(context).await,
             Self::Receipts(command) => command.run(context).await,
             Self::Verify(command) => command.run(context),
             Self::Ledger(command) => command.run(context).await,

@@ -8,6 +8,7 @@ mod demo;
 mod exit;
 mod output;
 mod setup;
+mod signing;
 
 use std::process::ExitCode;
 

@@ -112,7 +112,8 @@ async fn duplicates_of_what_is_held_wait_for_the_same_approval() {
     assert_eq!(plan_digest, held.plan_digest);
     let decision = Choice::Approve.into();
     let reason = String::new();
-    let approve = DecideApprovalRequest { approval_id, decision, plan_digest, reason };
+    let approve =
+        DecideApprovalRequest { approval_id, decision, plan_digest, reason, ..Default::default() };
     approver.decide_approval(&approve, None).await.unwrap();
     let action = the_one(&waiting.await.unwrap(), State::Executed);
     assert_eq!(action.action_id, held.action_id);

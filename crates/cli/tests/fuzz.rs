@@ -119,7 +119,7 @@ async fn world() -> (Server, TempDir, World) {
     let root = file.parent().unwrap();
     let server = Server::start(&format!("grants: {{fs_read: [{root:?}]}}"));
     server.publish(&rego(HOLD)).await;
-    let roles = ["owner", "approver", "auditor", "builder"];
+    let roles = ["owner", "approver", "auditor", "builder", "responder"];
     let key = server.key(Kind::User, &roles, "dev").await;
     let wire = Wire::new(&server.url);
     let post = async |path: &str, body: Value| {
@@ -162,6 +162,13 @@ impl World {
             "DecideApproval" => json!({
                 "decision": "approve", "plan_digest": self.action["plan_digest"], "reason": "r",
             }),
+            "DelegateApproval" => json!({"to": self.principal, "reason": "r"}),
+            "BreakGlass" => json!({
+                "plan_digest": self.action["plan_digest"], "reasons": ["one", "two"],
+                "totp_code": "123456",
+            }),
+            "AddSigningKey" => json!({"public_key_pem": "-----BEGIN", "name": "n"}),
+            "ConfirmTotp" | "RemoveTotp" => json!({"code": "123456"}),
             "CreateAccount" => json!({"account_id": fresh("a"), "name": "n"}),
             "FundAccount" => json!({"amount_micro_usd": "12"}),
             "ExportEvidence" => json!({"from_index": 0, "to_index": 2, "full_log": true}),

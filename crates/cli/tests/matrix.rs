@@ -298,6 +298,11 @@ async fn mutations(server: &Server, wire: &Wire, owner: &str) -> Vec<(String, Va
         description: String::new(),
     });
     let (a_id, b_id) = (&a.principal_id, &b.principal_id);
+    let c = made(wire, owner, "viewer", 0).await;
+    wire.ask_as(&c.key, "POST", "/v1/me/totp").json(&json!({})).send().await.good();
+    let key = json!({"name": "n", "public_key_pem": PEMS[1]});
+    let key = wire.ask_as(owner, "POST", "/v1/me/signing-keys").json(&key).send().await.good();
+    let key_id = key["key_id"].as_str().unwrap();
     vec![
         ("/v1/accounts".to_owned(), json!({"name": "an account"})),
         ("/v1/accounts/till/fund".to_owned(), json!({"amount_micro_usd": 7})),
@@ -319,8 +324,20 @@ async fn mutations(server: &Server, wire: &Wire, owner: &str) -> Vec<(String, Va
         ("/v1/policies".to_owned(), bundle.unwrap()),
         (format!("/v1/policies/{first}/publish"), json!({})),
         ("/v1/policies/rollback".to_owned(), json!({"to_policy_id": second})),
+        ("/v1/me/totp".to_owned(), json!({})),
+        (format!("/v1/principals/{}/totp/reset", c.principal_id), json!({})),
+        ("/v1/me/signing-keys".to_owned(), json!({"name": "n", "public_key_pem": PEMS[0]})),
+        (format!("/v1/me/signing-keys/{key_id}/remove"), json!({})),
     ]
 }
+
+/// Public keys of nobody.
+const PEMS: [&str; 2] = [
+    "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAPUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=\n\
+     -----END PUBLIC KEY-----\n",
+    "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA/FHNjmIYoaONpH7QAjDwWAgW7RO6MwOsXeuRFUiQgCU=\n\
+     -----END PUBLIC KEY-----\n",
+];
 
 /// What a repeat must show again; the secret of a key is shown once.
 fn shown_again(mut answer: Value) -> Value {
@@ -331,6 +348,8 @@ fn shown_again(mut answer: Value) -> Value {
     }
     if let Value::Object(object) = &mut answer {
         object.remove("owner");
+        object.remove("secret");
+        object.remove("otpauth_uri");
     }
     answer
 }

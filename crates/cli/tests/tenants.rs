@@ -22,7 +22,7 @@ decisions contains {
 "#;
 
 /// Roles that together have every permission.
-const EVERY_ROLE: [&str; 4] = ["owner", "approver", "auditor", "builder"];
+const EVERY_ROLE: [&str; 5] = ["owner", "approver", "auditor", "builder", "responder"];
 
 /// One who acts: their key, for one tenant and workspace.
 struct Side {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::approval::Narrow;
 use crate::decision::{Decision, Phase};
 use crate::failure::Category;
 use crate::ids::{AccountId, ActionId, ApprovalId, EnvironmentId, PrincipalId, ToolId};
@@ -183,6 +184,12 @@ pub enum Change {
     Approved {
         /// Which approval.
         approval: ApprovalId,
+        /// To how much less than was asked for people said yes.
+        #[serde(default, skip_serializing_if = "Narrow::is_none")]
+        narrow: Narrow,
+        /// Whether an emergency took the place of those who must approve.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        broken_glass: bool,
     },
     /// A permit was drawn.
     #[serde(rename = "action.started")]
@@ -261,6 +268,10 @@ pub enum Input {
     Approve {
         /// Which.
         approval: ApprovalId,
+        /// To how much less than was asked for people said yes.
+        narrow: Narrow,
+        /// Whether an emergency took the place of those who must approve.
+        broken_glass: bool,
     },
     /// Refuse it: the approval was rejected or the budget does not cover it.
     Deny {
@@ -338,6 +349,15 @@ pub enum Input {
     },
 }
 
+/// How its approvers narrowed an action.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// The number of the last attempt that they allow.
+    pub last_attempt: Option<u32>,
+    /// Whether an effect that differs from the plan is refused even where policy allows it.
+    pub exact: bool,
+}
+
 /// The state of one action: the fold of its changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
@@ -357,6 +377,10 @@ pub struct Action {
     pub approval: Option<ApprovalId>,
     /// Whether an attempt has used that approval.
     pub approval_used: bool,
+    /// How its approvers narrowed it. Holds whatever policy says later, until others approve.
+    pub scope: Scope,
+    /// Whether an emergency ever took the place of those who must approve.
+    pub broken_glass: bool,
     /// Attempts begun.
     pub attempts: u32,
     /// Whether an attempt was lost whose effect may have happened, and none since has ended well.
@@ -386,6 +410,7 @@ impl Action {
             policy_revision: self.decision.as_ref()?.policy.revision,
             principal_revision: self.principal_revision,
             hold: self.request.account.clone().zip(attempt.hold),
+            exact: self.scope.exact,
             not_after: attempt.not_after,
         })
     }

@@ -3,11 +3,19 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-use crate::decision::{ApprovalDemand, SeparationOfDuties};
+use crate::decision::{ApprovalDemand, BreakGlass, SeparationOfDuties};
 use crate::ids::{ActionId, ApprovalId, PrincipalId};
-use crate::machine::{Applied, Refusal};
 use crate::principal::{ActorChain, PrincipalKind, Role};
 use crate::values::{Digest, Timestamp};
+
+mod fold;
+mod rules;
+mod signed;
+mod step;
+
+pub use fold::apply;
+pub use signed::{SIGNED_PAYLOAD_TYPE, Signature, signed_bytes, signed_statement};
+pub use step::step;
 
 /// Where an approval stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,7 +46,7 @@ impl Status {
     }
 }
 
-/// What is put before people. The stages of a later version are further entries of `demand`.
+/// What is put before people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
@@ -54,8 +62,15 @@ pub struct Request {
     pub step_up: bool,
     /// How far requester and approver must be apart.
     pub sod: SeparationOfDuties,
-    /// Until when it can be decided and used.
+    /// Whether an emergency may take its place.
+    #[serde(default, skip_serializing_if = "is_allowed")]
+    pub break_glass: BreakGlass,
+    /// Until when it can be decided.
     pub expires_at: Timestamp,
+}
+
+fn is_allowed(glass: &BreakGlass) -> bool {
+    *glass == BreakGlass::Allowed
 }
 
 /// Yes or no.
@@ -68,6 +83,52 @@ pub enum Verdict {
     Reject,
 }
 
+impl Verdict {
+    /// The name in receipts and in what an approver signs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Approve => "approve",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+/// How an approver says yes to less than was asked for. The strictest of all yeses holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Narrow {
+    /// Seconds from the grant that the approval is good for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_s: Option<u32>,
+    /// How often the action may be attempted under it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// Whether an effect that differs from the plan is refused even where policy allows it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
+}
+
+impl Narrow {
+    /// Whether it narrows nothing.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The strictest of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let least = |one: Option<u32>, other: Option<u32>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        Self {
+            valid_s: least(self.valid_s, other.valid_s),
+            max_attempts: least(self.max_attempts, other.max_attempts),
+            exact: self.exact || other.exact,
+        }
+    }
+}
+
 /// What one person said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,11 +139,66 @@ pub struct Vote {
     pub roles: BTreeSet<Role>,
     /// What.
     pub verdict: Verdict,
+    /// In which stage. Empty: in that of a demand without stages.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stage: String,
+    /// Whose say it is, where another handed it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegated_by: Option<PrincipalId>,
     /// Whether a second factor was proven.
     pub step_up: bool,
-    /// The approver's own signature over (plan digest, verdict, stage, not_after), base64.
+    /// With a no: why, as a code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signature: Option<String>,
+    pub reason_code: Option<String>,
+    /// With a yes: to how much less than was asked for.
+    #[serde(default, skip_serializing_if = "Narrow::is_none")]
+    pub narrow: Narrow,
+    /// The approver's own signature over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
+impl Vote {
+    /// A plain yes or no.
+    pub fn new(by: PrincipalId, roles: BTreeSet<Role>, verdict: Verdict) -> Self {
+        Self {
+            by,
+            roles,
+            verdict,
+            stage: String::new(),
+            delegated_by: None,
+            step_up: false,
+            reason_code: None,
+            narrow: Narrow::default(),
+            signature: None,
+        }
+    }
+}
+
+/// A say that was handed over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delegation {
+    /// By whom.
+    pub from: PrincipalId,
+    /// With which roles they would have spoken.
+    pub roles: BTreeSet<Role>,
+    /// To whom.
+    pub to: PrincipalId,
+    /// In which stages.
+    pub stages: BTreeSet<String>,
+}
+
+/// An emergency that took the place of an approval.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GlassBroken {
+    /// By whom.
+    pub by: PrincipalId,
+    /// With which roles.
+    pub roles: BTreeSet<Role>,
+    /// The salted commitments of both reasons: SHA-256(salt ‖ reason).
+    pub reasons: [Digest; 2],
 }
 
 /// What changes an approval.
@@ -100,6 +216,19 @@ pub enum Change {
         /// What was said.
         vote: Box<Vote>,
     },
+    /// A person handed over their say.
+    #[serde(rename = "approval.delegated")]
+    Delegated(Box<Delegation>),
+    /// A stage took too long: others may speak too.
+    #[serde(rename = "approval.escalated")]
+    Escalated {
+        /// Which. Empty: that of a demand without stages.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        stage: String,
+    },
+    /// An emergency took the place of those who must approve.
+    #[serde(rename = "approval.glass_broken")]
+    GlassBroken(Box<GlassBroken>),
     /// It was used, in the commit that started the execution.
     #[serde(rename = "approval.used")]
     Used {},
@@ -122,8 +251,33 @@ pub enum Input {
         plan_digest: Digest,
         /// What the person is.
         kind: PrincipalKind,
+        /// In which stage; none: the first open one in which the person may speak.
+        stage: Option<String>,
         /// What the person says.
         vote: Box<Vote>,
+    },
+    /// Hand one's say to somebody else.
+    Delegate {
+        /// Who, and with which roles.
+        from: (PrincipalId, BTreeSet<Role>),
+        /// To whom, what they are, and with which roles.
+        to: (PrincipalId, PrincipalKind, BTreeSet<Role>),
+    },
+    /// Let others speak too, because a stage took too long.
+    Escalate {
+        /// Which stage.
+        stage: String,
+    },
+    /// Let the action run without those who must approve.
+    BreakGlass {
+        /// The plan that the person saw.
+        plan_digest: Digest,
+        /// What the person is.
+        kind: PrincipalKind,
+        /// Whether a second factor was proven.
+        step_up: bool,
+        /// Who, and why.
+        broken: Box<GlassBroken>,
     },
     /// Use it to start an execution of `plan_digest`.
     Use {
@@ -136,6 +290,24 @@ pub enum Input {
     Cancel {},
 }
 
+/// How far a stage is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Since when people may speak in it.
+    pub opened_at: Option<Timestamp>,
+    /// Since when it is escalated.
+    pub escalated_at: Option<Timestamp>,
+    /// Since when enough people have said yes.
+    pub completed_at: Option<Timestamp>,
+}
+
+impl Progress {
+    /// Whether people may speak in it now.
+    pub fn open(&self) -> bool {
+        self.opened_at.is_some() && self.completed_at.is_none()
+    }
+}
+
 /// The state of one approval.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Approval {
@@ -145,8 +317,16 @@ pub struct Approval {
     pub status: Status,
     /// What is asked.
     pub request: Box<Request>,
+    /// How far each stage is, in the order of the demand.
+    pub progress: Vec<Progress>,
     /// Who said what, when.
     pub votes: Vec<(Vote, Timestamp)>,
+    /// Who handed their say to whom.
+    pub delegations: Vec<Delegation>,
+    /// Who let it run without those who must approve.
+    pub broken: Option<GlassBroken>,
+    /// When it was granted.
+    pub granted_at: Option<Timestamp>,
     /// When it was used.
     pub used_at: Option<Timestamp>,
     /// When it was opened.
@@ -155,173 +335,4 @@ pub struct Approval {
     pub updated_at: Timestamp,
     /// The log indices of its receipts.
     pub receipts: Vec<u64>,
-}
-
-/// The changes that `input` makes, or why it makes none.
-pub fn step(state: Option<&Approval>, input: Input, now: Timestamp) -> Result<Change, Refusal> {
-    let Some(approval) = state else {
-        return match input {
-            Input::Request(request) => Ok(Change::Requested(request)),
-            _ => Err(Refusal::Absent),
-        };
-    };
-    let open = matches!(approval.status, Status::Requested | Status::Approved)
-        && approval.used_at.is_none();
-    match input {
-        Input::Request(_) => Err(Refusal::Exists),
-        Input::Decide { plan_digest, kind, vote } => {
-            approval.may_decide(plan_digest, kind, &vote, now)?;
-            let status = match vote.verdict {
-                Verdict::Reject => Status::Rejected,
-                Verdict::Approve if approval.quorum_with(&vote) => Status::Approved,
-                Verdict::Approve => Status::Requested,
-            };
-            Ok(Change::Decided { status, vote })
-        }
-        Input::Use { plan_digest } => approval.may_use(plan_digest, now).map(|()| Change::Used {}),
-        Input::Expire {} if now < approval.request.expires_at => Err(Refusal::NotDue),
-        Input::Expire {} if open => Ok(Change::Expired {}),
-        Input::Cancel {} if open => Ok(Change::Canceled {}),
-        Input::Expire {} | Input::Cancel {} => Err(Refusal::State(approval.status.as_str())),
-    }
-}
-
-impl Approval {
-    fn may_decide(
-        &self,
-        plan_digest: Digest,
-        kind: PrincipalKind,
-        vote: &Vote,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
-        if self.status != Status::Requested {
-            return Err(Refusal::State(self.status.as_str()));
-        }
-        if now >= self.request.expires_at {
-            return Err(Refusal::ApprovalExpired);
-        }
-        if plan_digest != self.request.plan_digest {
-            return Err(Refusal::OtherPlan);
-        }
-        let strict = self.request.sod == SeparationOfDuties::Strict;
-        if self.request.actors.is_requester(&vote.by, strict) {
-            return Err(Refusal::SelfApproval);
-        }
-        if kind == PrincipalKind::Agent || !eligible(vote, &self.request.demand) {
-            return Err(Refusal::NotAnApprover);
-        }
-        if self.votes.iter().any(|(earlier, _)| earlier.by == vote.by) {
-            return Err(Refusal::AlreadyDecided);
-        }
-        if self.request.step_up && !vote.step_up && vote.verdict == Verdict::Approve {
-            return Err(Refusal::StepUpRequired);
-        }
-        Ok(())
-    }
-
-    fn quorum_with(&self, vote: &Vote) -> bool {
-        let yes = self.approvals().saturating_add(1);
-        vote.verdict == Verdict::Approve && yes >= self.request.demand.quorum
-    }
-
-    /// How many distinct people said yes.
-    pub fn approvals(&self) -> u32 {
-        let yes: BTreeSet<_> = self.yes().map(|vote| &vote.by).collect();
-        u32::try_from(yes.len()).unwrap_or(u32::MAX)
-    }
-
-    /// Whether everyone who said yes proved a second factor.
-    pub fn stepped_up(&self) -> bool {
-        self.yes().all(|vote| vote.step_up)
-    }
-
-    fn yes(&self) -> impl Iterator<Item = &Vote> {
-        self.votes.iter().map(|(vote, _)| vote).filter(|v| v.verdict == Verdict::Approve)
-    }
-
-    fn may_use(&self, plan_digest: Digest, now: Timestamp) -> Result<(), Refusal> {
-        if self.used_at.is_some() {
-            return Err(Refusal::ApprovalUsed);
-        }
-        if self.status != Status::Approved {
-            return Err(Refusal::State(self.status.as_str()));
-        }
-        if now >= self.request.expires_at {
-            return Err(Refusal::ApprovalExpired);
-        }
-        if plan_digest != self.request.plan_digest {
-            return Err(Refusal::OtherPlan);
-        }
-        Ok(())
-    }
-
-    /// Whether what was granted satisfies what is demanded now: the same plan, and enough of
-    /// those who said yes are eligible under the new demand.
-    pub fn satisfies(
-        &self,
-        demand: &ApprovalDemand,
-        step_up: bool,
-        sod: SeparationOfDuties,
-        now: Timestamp,
-    ) -> bool {
-        let strict = sod == SeparationOfDuties::Strict;
-        let eligible: BTreeSet<_> = self
-            .yes()
-            .filter(|vote| eligible(vote, demand))
-            .filter(|vote| !step_up || vote.step_up)
-            .filter(|vote| !self.request.actors.is_requester(&vote.by, strict))
-            .map(|vote| &vote.by)
-            .collect();
-        self.status == Status::Approved
-            && now < self.request.expires_at
-            && u32::try_from(eligible.len()).is_ok_and(|n| n >= demand.quorum)
-    }
-
-    /// When somebody must look at it again, if ever.
-    pub fn due(&self) -> Option<Timestamp> {
-        let open = matches!(self.status, Status::Requested | Status::Approved);
-        (open && self.used_at.is_none()).then_some(self.request.expires_at)
-    }
-}
-
-/// Whether the voter is among those whom `demand` names.
-fn eligible(vote: &Vote, demand: &ApprovalDemand) -> bool {
-    let by_role = if demand.roles.is_empty() {
-        vote.roles.contains(&Role::Approver)
-    } else {
-        !demand.roles.is_disjoint(&vote.roles)
-    };
-    by_role && (demand.approvers.is_empty() || demand.approvers.contains(&vote.by))
-}
-
-/// Folds one change into the state. Total.
-pub fn apply(state: &mut Option<Approval>, change: &Change, applied: &Applied<'_>) {
-    if let (None, Change::Requested(request)) = (&state, change) {
-        let Ok(id) = ApprovalId::new(applied.id) else { return };
-        *state = Some(Approval {
-            id,
-            status: Status::Requested,
-            request: request.clone(),
-            votes: Vec::new(),
-            used_at: None,
-            requested_at: applied.time,
-            updated_at: applied.time,
-            receipts: Vec::new(),
-        });
-    }
-    let Some(approval) = state else { return };
-    approval.updated_at = applied.time;
-    if approval.receipts.last() != Some(&applied.index) {
-        approval.receipts.push(applied.index);
-    }
-    match change {
-        Change::Requested(_) => {}
-        Change::Decided { status, vote } => {
-            approval.status = *status;
-            approval.votes.push(((**vote).clone(), applied.time));
-        }
-        Change::Used {} => approval.used_at = Some(applied.time),
-        Change::Expired {} => approval.status = Status::Expired,
-        Change::Canceled {} => approval.status = Status::Canceled,
-    }
 }

@@ -432,14 +432,15 @@ fn check_roles(kind: PrincipalKind, roles: &BTreeSet<Role>) -> Result<(), Refusa
     }
     let fits = |role: &Role| match kind {
         PrincipalKind::Agent => matches!(role, Role::Agent | Role::Viewer | Role::Auditor),
-        PrincipalKind::Service => !matches!(role, Role::Approver | Role::Owner),
+        PrincipalKind::Service => !matches!(role, Role::Approver | Role::Owner | Role::Responder),
         PrincipalKind::User => true,
     };
     if roles.iter().all(fits) {
         Ok(())
     } else {
         Err(Refusal::InvalidInput(
-            "an agent has the roles agent, viewer or auditor; a service no approver or owner",
+            "an agent has the roles agent, viewer or auditor; \
+             a service is no approver, owner or responder",
         ))
     }
 }

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+pub use crate::demand::{ApprovalDemand, Electorate, Mode, Stage};
+
+use crate::demand::Contradiction;
 use crate::ids::{EnvironmentId, PrincipalId, TenantId, ToolId, WorkspaceId};
 use crate::json::RawJson;
 use crate::limits;
@@ -55,72 +58,6 @@ pub enum SeparationOfDuties {
     Strict,
 }
 
-/// What an approval needs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ApprovalDemand {
-    /// How many distinct people must approve.
-    #[serde(default = "one")]
-    pub quorum: u32,
-    /// Any of these roles may approve. Empty: `approver`.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub roles: BTreeSet<Role>,
-    /// Where not empty, only these principals may approve.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub approvers: BTreeSet<PrincipalId>,
-    /// Seconds until the request expires.
-    #[serde(default = "default_expiry")]
-    pub expires_s: u32,
-}
-
-fn one() -> u32 {
-    1
-}
-
-fn default_expiry() -> u32 {
-    limits::APPROVAL_EXPIRES_S_DEFAULT
-}
-
-impl Default for ApprovalDemand {
-    fn default() -> Self {
-        Self {
-            quorum: one(),
-            roles: BTreeSet::new(),
-            approvers: BTreeSet::new(),
-            expires_s: default_expiry(),
-        }
-    }
-}
-
-impl ApprovalDemand {
-    /// The strictest of both: the larger quorum, the shorter expiry, and only those who satisfy
-    /// both lists of roles and names.
-    fn strictest(self, other: Self) -> Result<Self, Contradiction> {
-        Ok(Self {
-            quorum: self.quorum.max(other.quorum),
-            roles: intersect(self.roles, other.roles)?,
-            approvers: intersect(self.approvers, other.approvers)?,
-            expires_s: self.expires_s.min(other.expires_s),
-        })
-    }
-}
-
-/// Two rules that no approver can satisfy together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Contradiction;
-
-/// Both sets at once, where the empty set means "anyone".
-fn intersect<T: Ord>(left: BTreeSet<T>, right: BTreeSet<T>) -> Result<BTreeSet<T>, Contradiction> {
-    if left.is_empty() {
-        return Ok(right);
-    }
-    if right.is_empty() {
-        return Ok(left);
-    }
-    let both: BTreeSet<T> = left.into_iter().filter(|item| right.contains(item)).collect();
-    if both.is_empty() { Err(Contradiction) } else { Ok(both) }
-}
-
 /// What must be kept beside the effect itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,6 +68,9 @@ pub struct Obligations {
     /// How far requester and approver must be apart.
     #[serde(default, skip_serializing_if = "is_normal")]
     pub sod: SeparationOfDuties,
+    /// Whether somebody may let it run without those who must approve, in an emergency.
+    #[serde(default, skip_serializing_if = "is_allowed")]
+    pub break_glass: BreakGlass,
     /// With THROTTLE: when to try again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
@@ -140,6 +80,23 @@ pub struct Obligations {
     /// The most that the action may cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cost_micro_usd: Option<MicroUsd>,
+}
+
+/// Whether an emergency may take the place of an approval.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakGlass {
+    /// By a responder, with two reasons and a second factor.
+    #[default]
+    Allowed,
+    /// By nobody.
+    Forbidden,
+}
+
+fn is_allowed(glass: &BreakGlass) -> bool {
+    *glass == BreakGlass::Allowed
 }
 
 fn is_normal(sod: &SeparationOfDuties) -> bool {
@@ -298,10 +255,7 @@ impl Decision {
 /// Whether a rule carries what its effect needs, within the limits.
 fn well_formed(rule: &MatchedRule) -> bool {
     let named = |text: &str| !text.is_empty() && text.len() <= limits::RULE_BYTES_MAX;
-    let demand = rule.obligations.approval.as_ref().is_none_or(|demand| {
-        (1..=limits::QUORUM_MAX).contains(&demand.quorum)
-            && (1..=limits::APPROVAL_EXPIRES_S_MAX).contains(&demand.expires_s)
-    });
+    let demand = rule.obligations.approval.as_ref().is_none_or(ApprovalDemand::well_formed);
     let complete = match rule.effect {
         Effect::Throttle => rule.obligations.retry_after_ms.is_some(),
         Effect::Route => rule.obligations.route.is_some(),
@@ -320,6 +274,7 @@ fn unite(matched: Vec<MatchedRule>) -> Result<Obligations, Contradiction> {
             (a, b) => a.or(b),
         };
         all.sod = all.sod.max(one.sod);
+        all.break_glass = all.break_glass.max(one.break_glass);
         all.retry_after_ms = all.retry_after_ms.max(one.retry_after_ms);
         all.route = all.route.or(one.route);
         all.max_cost_micro_usd = match (all.max_cost_micro_usd, one.max_cost_micro_usd) {

@@ -46,7 +46,12 @@ impl Error {
 
 /// What is signed in place of `payload`: `DSSEv1 <length> <type> <length> <payload>`.
 pub fn pae(payload: &[u8]) -> Vec<u8> {
-    let head = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len());
+    pae_of(PAYLOAD_TYPE, payload)
+}
+
+/// The same for a payload of another type.
+pub fn pae_of(payload_type: &str, payload: &[u8]) -> Vec<u8> {
+    let head = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len());
     [head.as_bytes(), payload].concat()
 }
 

@@ -19,8 +19,29 @@ pub const ACTOR_CHAIN_MAX: usize = 8;
 pub const RULES_PER_DECISION_MAX: usize = 64;
 /// Bytes of a rule id or reason code.
 pub const RULE_BYTES_MAX: usize = 64;
-/// Approvers that a quorum may demand.
+/// Approvers that the quorums of one approval may demand in all.
 pub const QUORUM_MAX: u32 = 16;
+/// Stages of one approval.
+pub const STAGES_MAX: usize = 8;
+/// Principals that the stages of one approval may name. A receipt tells a demand at most three
+/// times (decision, request, decision again): 3 × 128 × 67 bytes leave half of it for the rest.
+pub const APPROVERS_MAX: usize = 128;
+/// Approvers of one approval who may hand over their say.
+pub const DELEGATIONS_MAX: usize = 16;
+/// How long an action may start after glass was broken for it.
+pub const BREAK_GLASS_VALID_MICROS: i64 = 15 * 60 * 1_000_000;
+/// Wrong codes in a row that lock a second factor.
+pub const FACTOR_FAILURES_MAX: u32 = 5;
+/// How long a second factor stays locked.
+pub const FACTOR_LOCK_MICROS: i64 = 15 * 60 * 1_000_000;
+/// Signing keys that one principal may have at once.
+pub const SIGNING_KEYS_MAX: usize = 8;
+/// Signing keys that one principal may have had: removed ones are kept, to be named.
+pub const SIGNING_KEYS_EVER_MAX: usize = 64;
+/// Bytes of a signing key (SubjectPublicKeyInfo in DER): a P-256 key has 91, an Ed25519 key 44.
+pub const SIGNING_KEY_BYTES_MAX: usize = 128;
+/// Bytes of an approver's signature: ECDSA P-256 in DER has at most 72, Ed25519 has 64.
+pub const SIGNATURE_BYTES_MAX: usize = 72;
 /// How long an approval request may stay open.
 pub const APPROVAL_EXPIRES_S_MAX: u32 = 30 * 24 * 3600;
 /// How long an approval request stays open where policy does not say.

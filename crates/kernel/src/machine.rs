@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Category, Failure};
 use crate::ids::AccountId;
 use crate::values::{MicroUsd, Timestamp};
-use crate::{account, action, approval, control, reservation, session};
+use crate::{account, action, approval, control, factor, reservation, session, signer};
 
 /// What kind of thing a stream is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,6 +31,10 @@ pub enum Kind {
     Policy,
     /// The policies that were in force.
     PolicyHistory,
+    /// A principal's second factor.
+    Factor,
+    /// A principal's signing keys.
+    Signer,
     /// A session.
     Session,
     /// The key that signs tokens (in the system log).
@@ -39,7 +43,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Action,
         Self::Approval,
         Self::Account,
@@ -50,6 +54,8 @@ impl Kind {
         Self::Key,
         Self::Policy,
         Self::PolicyHistory,
+        Self::Factor,
+        Self::Signer,
         Self::Session,
         Self::TokenKey,
     ];
@@ -67,6 +73,8 @@ impl Kind {
             Self::Key => "key",
             Self::Policy => "policy",
             Self::PolicyHistory => "policy_history",
+            Self::Factor => "factor",
+            Self::Signer => "signer",
             Self::Session => "session",
             Self::TokenKey => "token_key",
         }
@@ -132,6 +140,10 @@ pub enum Change {
     Reservation(reservation::Change),
     /// Of something of the control plane.
     Control(control::Change),
+    /// Of a second factor.
+    Factor(factor::Change),
+    /// Of a principal's signing keys.
+    Signer(signer::Change),
     /// Of a session.
     Session(session::Change),
 }
@@ -149,6 +161,10 @@ pub enum Input {
     Reserve(reservation::Input),
     /// To something of the control plane.
     Control(control::Input),
+    /// To a second factor.
+    Factor(factor::Input),
+    /// To a principal's signing keys.
+    Signer(signer::Input),
     /// To a session.
     Session(session::Input),
 }
@@ -183,6 +199,10 @@ pub enum State {
     Reservation(reservation::Reservation),
     /// Of something of the control plane.
     Control(control::Entity),
+    /// Of a second factor.
+    Factor(factor::Factor),
+    /// Of a principal's signing keys.
+    Signer(signer::Signer),
     /// Of a session.
     Session(session::Session),
 }
@@ -246,6 +266,33 @@ pub enum Refusal {
     /// A second factor must be proven.
     #[error("approving this takes a second factor")]
     StepUpRequired,
+    /// A second factor must be taken into use first.
+    #[error("this principal has no confirmed second factor: enroll one")]
+    StepUpNotEnrolled,
+    /// A code is good once.
+    #[error("this code, or a later one, has been used: wait for the next")]
+    StepUpReplayed,
+    /// Too many wrong codes.
+    #[error("too many wrong codes: the second factor is locked for some minutes")]
+    StepUpLocked,
+    /// The stage is complete, or waits for one before it.
+    #[error("the stage in which this principal may speak is not open")]
+    StageNotOpen,
+    /// The say is somebody else's now.
+    #[error("this principal has handed over their say")]
+    SayDelegated,
+    /// A say cannot be handed over like this.
+    #[error("{0}")]
+    DelegationRefused(&'static str),
+    /// Approving less must be less.
+    #[error("narrow: only a shorter time and fewer attempts than the approval would allow")]
+    NarrowWidens,
+    /// The approver must sign.
+    #[error("approving this takes a signature by a registered key of the approver's own")]
+    SignatureRequired,
+    /// Policy lets no emergency take the place of this approval.
+    #[error("policy lets nobody break glass here")]
+    GlassForbidden,
     /// An approval is used once.
     #[error("the approval has been used")]
     ApprovalUsed,
@@ -310,6 +357,15 @@ impl Refusal {
             Self::NotAnApprover => ("not_an_approver", Category::Permission),
             Self::AlreadyDecided => ("already_decided", Category::Conflict),
             Self::StepUpRequired => ("step_up_required", Category::Permission),
+            Self::StepUpNotEnrolled => ("step_up_not_enrolled", Category::Permission),
+            Self::StepUpReplayed => ("step_up_replayed", Category::Permission),
+            Self::StepUpLocked => ("step_up_locked", Category::Permission),
+            Self::StageNotOpen => ("stage_not_open", Category::Conflict),
+            Self::SayDelegated => ("say_delegated", Category::Conflict),
+            Self::DelegationRefused(_) => ("delegation_refused", Category::Permission),
+            Self::NarrowWidens => ("narrow_widens", Category::Validation),
+            Self::SignatureRequired => ("signature_required", Category::Permission),
+            Self::GlassForbidden => ("break_glass_forbidden", Category::Permission),
             Self::ApprovalUsed => ("approval_used", Category::Conflict),
             Self::ApprovalExpired => ("approval_expired", Category::Conflict),
             Self::OtherPlan => ("plan_digest_mismatch", Category::Conflict),
@@ -364,6 +420,14 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
             let change = control::step(of!(Control), input)?;
             Ok(vec![Change::Control(change)])
         }
+        Input::Factor(input) => {
+            let change = factor::step(of!(Factor), input, now)?;
+            Ok(vec![Change::Factor(change)])
+        }
+        Input::Signer(input) => {
+            let change = signer::step(of!(Signer), input)?;
+            Ok(vec![Change::Signer(change)])
+        }
         Input::Session(input) => {
             let change = session::step(of!(Session), input, now)?;
             Ok(vec![Change::Session(change)])
@@ -393,6 +457,8 @@ pub fn apply(state: &mut Option<State>, change: &Change, applied: &Applied<'_>) 
         Change::Account(change) => fold!(account, Account, change),
         Change::Reservation(change) => fold!(reservation, Reservation, change),
         Change::Control(change) => fold!(control, Control, change),
+        Change::Factor(change) => fold!(factor, Factor, change),
+        Change::Signer(change) => fold!(signer, Signer, change),
         Change::Session(change) => fold!(session, Session, change),
     }
 }
@@ -404,6 +470,7 @@ impl State {
             Self::Action(action) => action.status.as_str(),
             Self::Approval(approval) => approval.status.as_str(),
             Self::Account(account) if account.frozen => "frozen",
+            Self::Factor(factor) => factor.status.as_str(),
             Self::Control(control::Entity::Principal(p)) if p.disabled => "disabled",
             Self::Control(control::Entity::Key(key)) if key.revoked => "revoked",
             Self::Control(control::Entity::Tenant(t)) if t.suspended => "suspended",

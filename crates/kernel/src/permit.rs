@@ -14,6 +14,7 @@ pub struct Permit {
     pub(crate) policy_revision: u64,
     pub(crate) principal_revision: u64,
     pub(crate) hold: Option<(AccountId, MicroUsd)>,
+    pub(crate) exact: bool,
     pub(crate) not_after: Timestamp,
 }
 
@@ -68,6 +69,12 @@ impl Permit {
     /// What is held for it, and where.
     pub fn hold(&self) -> Option<(&AccountId, MicroUsd)> {
         self.hold.as_ref().map(|(account, amount)| (account, *amount))
+    }
+
+    /// Whether an effect that differs from the plan is refused even where policy allows it: its
+    /// approvers wanted no other.
+    pub fn exact(&self) -> bool {
+        self.exact
     }
 
     /// Until when the effect may begin.

@@ -4,7 +4,7 @@
 //! its approval used and its cost held.
 
 use crate::action::{self, Action};
-use crate::decision::{Decision, Effect};
+use crate::decision::{Decision, Effect, Obligations};
 use crate::ids::{AccountId, ActionId, ApprovalId};
 use crate::machine::{Command, Input, Kind};
 use crate::values::{MicroUsd, Timestamp};
@@ -124,6 +124,7 @@ fn open_approval(
             demand,
             step_up: decision.effect == Effect::RequireStepUp,
             sod: decision.obligations.sod,
+            break_glass: decision.obligations.break_glass,
             expires_at,
         })),
     )
@@ -179,7 +180,8 @@ pub fn execute(
         && granted.is_some_and(|granted| {
             let demand = decision.obligations.approval.clone().unwrap_or_default();
             let step_up = decision.effect == Effect::RequireStepUp;
-            granted.satisfies(&demand, step_up, decision.obligations.sod, now)
+            let Obligations { sod, break_glass, .. } = decision.obligations;
+            granted.satisfies(&demand, step_up, sod, break_glass, now)
         });
     let mut batch = Vec::with_capacity(6);
     let runs = decision.effect == Effect::Allow || satisfied;
@@ -353,31 +355,53 @@ fn end(open: Option<&ApprovalId>, id: &ActionId, input: action::Input) -> Vec<Co
     batch
 }
 
-/// Records what a person says. `approve` is what the vote will make of the approval: where it
-/// completes the quorum the action may run, where it is a no the action is denied.
+/// Lets others speak too in the stages that took too long.
+pub fn escalate(approval: &approval::Approval, now: Timestamp) -> Vec<Command> {
+    let stages = approval.overdue(now);
+    stages
+        .map(|stage| {
+            let stage = stage.to_owned();
+            approval_command(&approval.id, approval::Input::Escalate { stage })
+        })
+        .collect()
+}
+
+/// Hands one's say to somebody else.
+pub fn delegate(approval: &approval::Approval, input: approval::Input) -> Vec<Command> {
+    vec![approval_command(&approval.id, input)]
+}
+
+/// Records what a person says, or that one broke glass. Where that completes the approval the
+/// action may run; where it is a no the action is denied.
 pub fn decide(
-    granted: &approval::Approval,
+    approval: &approval::Approval,
     input: approval::Input,
     now: Timestamp,
 ) -> Result<Vec<Command>, crate::machine::Refusal> {
-    let approval::Change::Decided { status, .. } =
-        approval::step(Some(granted), input.clone(), now)?
-    else {
-        return Err(crate::machine::Refusal::InvalidInput("not a decision"));
+    let change = approval::step(Some(approval), input.clone(), now)?;
+    let narrow = match &change {
+        approval::Change::Decided { vote, .. } => approval.narrow().and(vote.narrow),
+        approval::Change::GlassBroken(_) => approval.narrow(),
+        _ => return Err(crate::machine::Refusal::InvalidInput("not a decision")),
     };
-    let mut batch = vec![approval_command(&granted.id, input)];
-    let action = &granted.request.action;
+    let (broken_glass, status) = match change {
+        approval::Change::Decided { status, .. } => (false, status),
+        _ => (true, approval::Status::Approved),
+    };
+    let mut batch = vec![approval_command(&approval.id, input)];
+    let action = &approval.request.action;
     match status {
         approval::Status::Approved => {
-            let approval = granted.id.clone();
-            batch.push(action_command(action, action::Input::Approve { approval }));
+            let approval = approval.id.clone();
+            let input = action::Input::Approve { approval, narrow, broken_glass };
+            batch.push(action_command(action, input));
         }
         approval::Status::Rejected => {
             let failure = action::FailureCode {
                 code: "approval_rejected".to_owned(),
                 category: crate::failure::Category::PolicyDenied,
             };
-            let open = Some(granted.id.clone());
+            let open = Some(approval.id.clone());
             batch.push(action_command(action, action::Input::Deny { open, failure }));
         }
         _ => {}

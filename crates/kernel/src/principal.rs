@@ -38,11 +38,13 @@ pub enum Role {
     Admin,
     /// Everything an admin may and the tenant itself; is no approver by that either.
     Owner,
+    /// Breaks glass in an emergency. Nobody has it by another role.
+    Responder,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Viewer,
         Self::Auditor,
         Self::Agent,
@@ -51,6 +53,7 @@ impl Role {
         Self::Approver,
         Self::Admin,
         Self::Owner,
+        Self::Responder,
     ];
 
     /// The permissions (`resource:verb`) of this role. A permission that no role lists is held
@@ -65,6 +68,7 @@ impl Role {
             Self::Approver => APPROVER,
             Self::Admin => ADMIN,
             Self::Owner => OWNER,
+            Self::Responder => RESPONDER,
         }
     }
 }
@@ -72,34 +76,35 @@ impl Role {
 #[rustfmt::skip]
 const VIEWER: &[&str] = &[
     "actions:read", "approvals:read", "tools:read", "accounts:read", "sessions:read",
-    "sessions:revoke",
+    "sessions:revoke", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const AUDITOR: &[&str] = &[
     "actions:read", "approvals:read", "tools:read", "accounts:read", "receipts:read",
     "ledger:read", "policies:read", "evidence:export", "evidence:verify", "principals:read",
     "keys:read", "tenants:read", "workspaces:read", "sessions:read", "sessions:revoke",
+    "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const AGENT: &[&str] = &[
     "actions:submit", "actions:read", "actions:cancel", "approvals:read", "tools:read",
-    "accounts:read", "receipts:read", "ledger:read",
+    "accounts:read", "receipts:read", "ledger:read", "me:read",
 ];
 #[rustfmt::skip]
 const OPERATOR: &[&str] = &[
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "approvals:read",
     "tools:read", "accounts:read", "receipts:read", "ledger:read", "sessions:read",
-    "sessions:revoke",
+    "sessions:revoke", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const BUILDER: &[&str] = &[
     "actions:read", "tools:read", "policies:read", "policies:draft", "policies:simulate",
-    "sessions:read", "sessions:revoke",
+    "sessions:read", "sessions:revoke", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const APPROVER: &[&str] = &[
     "actions:read", "approvals:read", "approvals:decide", "receipts:read", "ledger:read",
-    "tools:read", "sessions:read", "sessions:revoke",
+    "tools:read", "sessions:read", "sessions:revoke", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const ADMIN: &[&str] = &[
@@ -109,7 +114,7 @@ const ADMIN: &[&str] = &[
     "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
     "keys:rotate", "tenants:read", "workspaces:read", "workspaces:create", "sessions:read",
-    "sessions:revoke",
+    "sessions:revoke", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const OWNER: &[&str] = &[
@@ -119,7 +124,14 @@ const OWNER: &[&str] = &[
     "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
     "keys:rotate", "tenants:read", "tenants:create", "tenants:suspend", "workspaces:read",
-    "workspaces:create", "sessions:read", "sessions:revoke", "token_keys:rotate",
+    "workspaces:create", "sessions:read", "sessions:revoke", "token_keys:rotate", "me:read",
+    "me:manage",
+];
+
+#[rustfmt::skip]
+const RESPONDER: &[&str] = &[
+    "break_glass:use", "actions:read", "approvals:read", "sessions:read", "sessions:revoke",
+    "me:read", "me:manage",
 ];
 
 impl Role {
@@ -248,6 +260,8 @@ mod tests {
     fn nobody_approves_by_another_role() {
         for role in Role::ALL {
             assert_eq!(permitted([&role], "approvals:decide"), role == Role::Approver, "{role:?}");
+            assert_eq!(permitted([&role], "break_glass:use"), role == Role::Responder, "{role:?}");
+            assert_eq!(permitted([&role], "me:manage"), role != Role::Agent, "{role:?}");
         }
     }
 }

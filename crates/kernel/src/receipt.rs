@@ -119,6 +119,8 @@ impl<'de> Deserialize<'de> for Transition {
             Kind::Approval => serde_json::from_str(text).map(Change::Approval),
             Kind::Account => serde_json::from_str(text).map(Change::Account),
             Kind::Idempotency => serde_json::from_str(text).map(Change::Reservation),
+            Kind::Factor => serde_json::from_str(text).map(Change::Factor),
+            Kind::Signer => serde_json::from_str(text).map(Change::Signer),
             Kind::Session => serde_json::from_str(text).map(Change::Session),
             _ => serde_json::from_str(text).map(Change::Control),
         };

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use kernel::approval::{self, Approval, Change, Input, Request, Verdict, Vote};
 use kernel::decision::{
-    ApprovalDemand, Decision, Effect, MatchedRule, NoAnswer, Obligations, PolicyRef,
-    SeparationOfDuties,
+    ApprovalDemand, BreakGlass, Decision, Effect, MatchedRule, NoAnswer, Obligations, PolicyRef,
+    SeparationOfDuties, Stage,
 };
 use kernel::ids::{ActionId, PrincipalId, ToolId};
 use kernel::machine::Applied;
@@ -31,7 +31,19 @@ fn plan() -> Digest {
 }
 
 fn demand(quorum: u32) -> ApprovalDemand {
-    ApprovalDemand { quorum, expires_s: 60, ..ApprovalDemand::default() }
+    of_stage(Stage { quorum, ..Stage::default() })
+}
+
+fn of_stage(stage: Stage) -> ApprovalDemand {
+    ApprovalDemand { expires_s: 60, ..ApprovalDemand::one(stage) }
+}
+
+fn of_roles(roles: &[Role]) -> ApprovalDemand {
+    of_stage(Stage { roles: roles.iter().copied().collect(), ..Stage::default() })
+}
+
+fn of_names(names: &[&str]) -> ApprovalDemand {
+    of_stage(Stage { approvers: principals(names), ..Stage::default() })
 }
 
 /// What `uma`'s agent `bot` asks for.
@@ -45,6 +57,7 @@ fn request(demand: ApprovalDemand, step_up: bool, sod: SeparationOfDuties) -> Re
         demand,
         step_up,
         sod,
+        break_glass: BreakGlass::Allowed,
         expires_at: END,
     }
 }
@@ -61,28 +74,33 @@ fn open(request: Request) -> Option<Approval> {
 
 fn vote(by: &str, verdict: Verdict, step_up: bool) -> Box<Vote> {
     let roles = [Role::Approver].into();
-    Box::new(Vote { by: principal(by), roles, verdict, step_up, signature: None })
+    Box::new(Vote { step_up, ..Vote::new(principal(by), roles, verdict) })
 }
 
 fn yes(by: &str) -> Input {
     let kind = if by == "bot" { PrincipalKind::Agent } else { PrincipalKind::User };
-    Input::Decide { plan_digest: plan(), kind, vote: vote(by, Verdict::Approve, false) }
+    Input::Decide {
+        plan_digest: plan(),
+        kind,
+        stage: None,
+        vote: vote(by, Verdict::Approve, false),
+    }
 }
 
 fn no(by: &str) -> Input {
     let vote = vote(by, Verdict::Reject, false);
-    Input::Decide { plan_digest: plan(), kind: PrincipalKind::User, vote }
+    Input::Decide { plan_digest: plan(), kind: PrincipalKind::User, stage: None, vote }
 }
 
 fn stepped_up(by: &str) -> Input {
     let vote = vote(by, Verdict::Approve, true);
-    Input::Decide { plan_digest: plan(), kind: PrincipalKind::User, vote }
+    Input::Decide { plan_digest: plan(), kind: PrincipalKind::User, stage: None, vote }
 }
 
 fn with_roles(by: &str, kind: PrincipalKind, roles: &[Role]) -> Input {
     let mut vote = vote(by, Verdict::Approve, false);
     vote.roles = roles.iter().copied().collect();
-    Input::Decide { plan_digest: plan(), kind, vote }
+    Input::Decide { plan_digest: plan(), kind, stage: None, vote }
 }
 
 /// Makes `steps` one after another, each `at` its time; all but the last are accepted. `expect`
@@ -118,10 +136,10 @@ fn who_may_approve() {
     check(one(), vec![(1, agent)], "not_an_approver");
     let owner = || with_roles("pat", PrincipalKind::User, &[Role::Owner, Role::Admin]);
     check(one(), vec![(1, owner())], "not_an_approver");
-    let owners = ApprovalDemand { roles: [Role::Owner].into(), ..demand(1) };
+    let owners = of_roles(&[Role::Owner]);
     check(request(owners.clone(), false, Normal), vec![(1, owner())], "approved");
     check(request(owners, false, Normal), vec![(1, yes("ann"))], "not_an_approver");
-    let named = ApprovalDemand { approvers: principals(&["bob"]), ..demand(1) };
+    let named = of_names(&["bob"]);
     check(request(named.clone(), false, Normal), vec![(1, yes("ann"))], "not_an_approver");
     check(request(named, false, Normal), vec![(1, yes("bob"))], "approved");
     let myself = Request {
@@ -152,7 +170,7 @@ fn an_approval_is_for_one_plan_once_in_time() {
     let other = || Digest::of(b"another plan");
     let vote = || vote("ann", Verdict::Approve, false);
     let kind = PrincipalKind::User;
-    let unseen = Input::Decide { plan_digest: other(), kind, vote: vote() };
+    let unseen = Input::Decide { plan_digest: other(), kind, stage: None, vote: vote() };
     let run = || Input::Use { plan_digest: plan() };
     check(one(), vec![(1, unseen)], "plan_digest_mismatch");
     check(one(), vec![(1, yes("ann")), (2, run())], "used");
@@ -189,14 +207,18 @@ fn check_satisfies(
     }
     let (demand, step_up, sod) = now;
     let at = START.plus_micros(second * 1_000_000);
-    assert_eq!(state.unwrap().satisfies(demand, step_up, sod, at), expect, "{votes:?} {now:?}");
+    assert_eq!(
+        state.unwrap().satisfies(demand, step_up, sod, BreakGlass::Allowed, at),
+        expect,
+        "{votes:?} {now:?}"
+    );
 }
 
 #[test]
 fn what_was_granted_satisfies_what_is_no_stricter() {
-    let named = ApprovalDemand { approvers: principals(&["bob"]), ..demand(1) };
-    let admins = ApprovalDemand { roles: [Role::Admin].into(), ..demand(1) };
-    let either = ApprovalDemand { roles: [Role::Admin, Role::Approver].into(), ..demand(1) };
+    let named = of_names(&["bob"]);
+    let admins = of_roles(&[Role::Admin]);
+    let either = of_roles(&[Role::Admin, Role::Approver]);
     let (ann, uma) = ([yes("ann")], [yes("uma")]);
     let both = [yes("ann"), yes("bob")];
     check_satisfies(&ann, (&demand(1), false, Normal), 1, true);
@@ -290,8 +312,8 @@ fn what_is_no_answer_is_a_deny() {
     let bare = |effect| MatchedRule { effect, ..allow() };
     check_deny(vec![bare(Effect::Throttle)], "policy_error");
     check_deny(vec![bare(Effect::Route)], "policy_error");
-    let by_role = |role| ApprovalDemand { roles: [role].into(), ..demand(1) };
-    let by_name = |name| ApprovalDemand { approvers: principals(&[name]), ..demand(1) };
+    let by_role = |role| of_roles(&[role]);
+    let by_name = |name| of_names(&[name]);
     let pair =
         |left, right| vec![obliged("a", approval_by(left)), obliged("b", approval_by(right))];
     check_deny(pair(by_role(Role::Admin), by_role(Role::Owner)), "policy_contradiction");
@@ -311,11 +333,10 @@ fn check_unite(left: Obligations, right: Obligations, expect: &Obligations) {
 
 #[test]
 fn obligations_unite_to_the_strictest_of_each() {
-    let demand = |quorum, roles: &[Role], names: &[&str], expires_s| ApprovalDemand {
-        quorum,
-        roles: roles.iter().copied().collect(),
-        approvers: principals(names),
-        expires_s,
+    let demand = |quorum, roles: &[Role], names: &[&str], expires_s| {
+        let (roles, approvers) = (roles.iter().copied().collect(), principals(names));
+        let stage = Stage { quorum, roles, approvers, ..Stage::default() };
+        ApprovalDemand { expires_s, ..ApprovalDemand::one(stage) }
     };
     let (owner, admin) = (Role::Owner, Role::Admin);
     for (left, right, both) in [

@@ -140,6 +140,13 @@ mod tests {
             json!({"quorum": 2}),
             json!({"quorum": 1, "roles": ["approver"], "approvers": ["p_7"], "expires_s": 60}),
             json!({"quorum": 1, "more": 1}),
+            json!({"stages": []}),
+            json!({"stages": [{"name": "a", "sla_s": 5, "escalate_to": {"roles": ["admin"]}}]}),
+            json!({"stages": [{"name": "a"}, {"name": "b", "quorum": 2}], "mode": "parallel"}),
+            json!({"stages": [{"name": "a"}], "quorum": 1}),
+            json!({"quorum": 1, "valid_s": 60, "signed": true}),
+            json!("parallel"),
+            json!("forbidden"),
         ])
     }
 
@@ -150,7 +157,7 @@ mod tests {
             "obligations": {
                 "approval": {"quorum": 2, "roles": ["approver"], "approvers": [], "expires_s": 60},
                 "sod": "strict", "retry_after_ms": 5, "route": "core.example",
-                "max_cost_micro_usd": 7,
+                "max_cost_micro_usd": 7, "break_glass": "forbidden",
             },
         })
     }
@@ -167,6 +174,13 @@ mod tests {
         "/obligations/approval/roles",
         "/obligations/approval/approvers",
         "/obligations/approval/expires_s",
+        "/obligations/approval/valid_s",
+        "/obligations/approval/signed",
+        "/obligations/approval/stages",
+        "/obligations/approval/mode",
+        "/obligations/approval/sla_s",
+        "/obligations/approval/escalate_to",
+        "/obligations/break_glass",
         "/obligations/sod",
         "/obligations/retry_after_ms",
         "/obligations/route",
@@ -208,7 +222,7 @@ mod tests {
             {"approval": {"quorum": 2.0, "roles": ["approver"]}}}"#;
         let mut value = Value::from_json_str(text).unwrap();
         let before = rule(&value).unwrap();
-        assert_eq!(before.obligations.approval.as_ref().unwrap().quorum, 2);
+        assert_eq!(before.obligations.approval.as_ref().unwrap().people(), 2);
         let roles: std::collections::BTreeSet<Value> = [Value::from("approver")].into();
         let demand = value.as_object_mut().unwrap().get_mut(&"obligations".into()).unwrap();
         let demand = demand.as_object_mut().unwrap().get_mut(&"approval".into()).unwrap();

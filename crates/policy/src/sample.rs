@@ -89,8 +89,17 @@ const LABELS: &[&str] = &[
     "execute",
 ];
 const DATA: &[&str] = &["pii", "phi", "pci", "credentials", "finance", "public"];
-const ROLES: &[&str] =
-    &["viewer", "auditor", "agent", "operator", "builder", "approver", "admin", "owner"];
+const ROLES: &[&str] = &[
+    "viewer",
+    "auditor",
+    "agent",
+    "operator",
+    "builder",
+    "approver",
+    "admin",
+    "owner",
+    "responder",
+];
 
 /// `count` valid inputs, the same for the same `words`: strings of the policy that stand in for
 /// tools, environments, labels and targets, so that rules about them are reached.

@@ -4,7 +4,9 @@
 
 mod support;
 
-use kernel::decision::{Decision, DecisionPoint, Effect, NoAnswer};
+use kernel::decision::{
+    BreakGlass, Decision, DecisionPoint, Effect, Mode, NoAnswer, SeparationOfDuties,
+};
 use kernel::values::Digest;
 use policy::Config;
 use std::sync::Arc;
@@ -219,4 +221,28 @@ fn the_input_digest_is_of_the_bytes_decided_upon() {
     let facts = Facts::new("dev", &["read"]);
     let decision = desk.point.decide(&facts.input());
     assert_eq!(decision.input_digest, Digest::of(&serde_json::to_vec(&facts.input()).unwrap()));
+}
+
+/// The example of `docs/recipes/ask-people.md`, for any tool.
+fn staged() -> String {
+    let recipe = include_str!("../../../docs/recipes/ask-people.md");
+    let (_, rest) = recipe.split_once("   decisions contains {").unwrap();
+    let (rule, _) = rest.split_once("```").unwrap();
+    format!("decisions contains {{{}", rule.replace("input.tool.id == \"shop.payout\"", "true"))
+}
+
+#[test]
+fn the_staged_example_of_the_recipe() {
+    let decision = outcome(&staged());
+    assert_eq!(decision.effect, Effect::RequireApproval, "{decision:?}");
+    let demand = decision.obligations.approval.unwrap();
+    let stages: Vec<_> = demand.stages.iter().map(|s| (s.name.as_str(), s.quorum)).collect();
+    assert_eq!(stages, [("legal", 1), ("security", 2)]);
+    assert_eq!((demand.mode, demand.valid_s, demand.signed), (Mode::Serial, Some(600), true));
+    assert_eq!(decision.obligations.sod, SeparationOfDuties::Strict);
+    assert_eq!(decision.obligations.break_glass, BreakGlass::Forbidden);
+    let both = staged().replace("\"mode\": \"serial\",", "\"quorum\": 1,");
+    denied(&outcome(&both), "policy_error");
+    let misspelt = staged().replace("valid_s", "valid_for");
+    denied(&outcome(&misspelt), "policy_error");
 }

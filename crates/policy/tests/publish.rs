@@ -5,7 +5,9 @@
 mod support;
 
 use kernel::decision::PolicyRef;
-use kernel::decision::{ApprovalDemand, Decision, DecisionPoint, Effect, MatchedRule, Obligations};
+use kernel::decision::{
+    ApprovalDemand, Decision, DecisionPoint, Effect, MatchedRule, Obligations, Stage,
+};
 use kernel::values::Digest;
 use policy::{Config, Source, baseline, check_publishable, run_tests, simulate};
 use proptest::prelude::*;
@@ -187,6 +189,10 @@ const EFFECTS: [Effect; 7] = [
     Effect::Deny,
 ];
 
+fn demand(quorum: u32) -> ApprovalDemand {
+    ApprovalDemand::one(Stage { quorum, ..Stage::default() })
+}
+
 proptest! {
     /// No order and no number of rules makes a decision less restrictive than any of them.
     #[test]
@@ -201,7 +207,7 @@ proptest! {
                 rule: format!("R-{nth}"),
                 reason: "x".to_owned(),
                 obligations: Obligations {
-                    approval: Some(ApprovalDemand { quorum: *quorum, ..ApprovalDemand::default() }),
+                    approval: Some(demand(*quorum)),
                     retry_after_ms: Some(5),
                     route: Some(kernel::ids::ToolId::new("core.other").unwrap()),
                     ..Obligations::default()

@@ -50,6 +50,11 @@ pub(crate) mod tally {
             package!("tally.identity.v1");
         }
     }
+    pub(crate) mod me {
+        pub mod v1 {
+            package!("tally.me.v1");
+        }
+    }
     pub(crate) mod tools {
         pub mod v1 {
             package!("tally.tools.v1");

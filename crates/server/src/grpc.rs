@@ -9,6 +9,7 @@ use proto::approvals::approvals_service_server::ApprovalsServiceServer;
 use proto::evidence::evidence_service_server::EvidenceServiceServer;
 use proto::identity::identity_service_server::IdentityServiceServer;
 use proto::ledger::ledger_service_server::LedgerServiceServer;
+use proto::me::me_service_server::MeServiceServer;
 use proto::policies::policies_service_server::PoliciesServiceServer;
 use proto::receipts::receipts_service_server::ReceiptsServiceServer;
 use proto::system::system_service_server::SystemServiceServer;
@@ -34,6 +35,7 @@ pub(crate) fn router(services: &Served) -> Router {
     let router = serve!(router, EvidenceServiceServer, evidence);
     let router = serve!(router, IdentityServiceServer, identity);
     let router = serve!(router, LedgerServiceServer, ledger);
+    let router = serve!(router, MeServiceServer, me);
     let router = serve!(router, PoliciesServiceServer, policies);
     let router = serve!(router, ReceiptsServiceServer, receipts);
     let router = serve!(router, SystemServiceServer, system);

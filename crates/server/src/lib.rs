@@ -17,6 +17,7 @@ mod ledger_api;
 mod lifecycle;
 pub mod limits;
 mod listen;
+mod me;
 mod metrics;
 mod oauth;
 mod paging;

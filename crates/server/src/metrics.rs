@@ -76,6 +76,8 @@ pub(crate) struct Metrics {
     actions: Family<ByStatus, Counter>,
     decisions: Family<ByEffect, Counter>,
     latency: Histogram,
+    escalations: Counter,
+    broken_glass: Counter,
     witnesses: Family<ByWitness, Counter>,
 }
 
@@ -103,10 +105,26 @@ impl Metrics {
         registry.register("actions", "Actions by the state that they reached", actions.clone());
         let decisions = Family::<ByEffect, Counter>::default();
         registry.register("decisions", "Decisions by effect", decisions.clone());
+        let escalations = Counter::default();
+        let help = "Stages of approvals that took too long";
+        registry.register("approval_escalations", help, escalations.clone());
+        let broken_glass = Counter::default();
+        let help = "Actions that an emergency let run without those who must approve";
+        registry.register("break_glass", help, broken_glass.clone());
         let witnesses = Family::<ByWitness, Counter>::default();
         let help = "Checkpoints shown to witnesses, by what came of it";
         registry.register("witness_answers", help, witnesses.clone());
-        Self { registry, requests, seconds, actions, decisions, latency, witnesses }
+        Self {
+            registry,
+            requests,
+            seconds,
+            actions,
+            decisions,
+            latency,
+            escalations,
+            broken_glass,
+            witnesses,
+        }
     }
 
     pub(crate) fn request(&self, rpc: &'static str, status: u16, took: Duration) {
@@ -126,6 +144,14 @@ impl Metrics {
     pub(crate) fn decision(&self, effect: kernel::decision::Effect) {
         let effect = format!("{effect:?}").to_ascii_lowercase();
         self.decisions.get_or_create(&ByEffect { effect }).inc();
+    }
+
+    pub(crate) fn escalated(&self, stages: usize) {
+        self.escalations.inc_by(u64::try_from(stages).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn break_glass(&self) {
+        self.broken_glass.inc();
     }
 
     pub(crate) fn witness(&self, name: &str, outcome: &'static str) {

@@ -34,6 +34,7 @@ use crate::identity::Identity;
 use crate::identity_api::IdentityApi;
 use crate::ledger_api::LedgerApi;
 use crate::listen::{self, Listener};
+use crate::me::MeApi;
 use crate::metrics::Metrics;
 use crate::policies::{self, PoliciesApi};
 use crate::receipts::ReceiptsApi;
@@ -447,6 +448,7 @@ pub(crate) type Served = Services<
     EvidenceApi,
     IdentityApi,
     LedgerApi,
+    MeApi,
     PoliciesApi,
     ReceiptsApi,
     SystemApi,
@@ -463,6 +465,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         evidence: Arc::new(EvidenceApi(shared.clone())),
         identity: Arc::new(IdentityApi(identity)),
         ledger: Arc::new(LedgerApi(shared.clone())),
+        me: Arc::new(MeApi(shared.clone())),
         policies: Arc::new(PoliciesApi(shared.clone())),
         receipts: Arc::new(ReceiptsApi(shared.clone())),
         system: Arc::new(SystemApi(shared.clone())),

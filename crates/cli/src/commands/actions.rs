@@ -16,7 +16,7 @@ use proto::types::{Decision, Json, Risk};
 use super::{Paging, next};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::output::{fields, page, usd, when};
+use crate::output::{fields, page, usd, when, yes};
 
 /// Bytes of parameters that are read: what the server takes, and one to see that it is more.
 const PARAMS_BYTES_MAX: u64 = kernel::limits::PARAMS_BYTES_MAX as u64 + 1;
@@ -190,6 +190,7 @@ pub(crate) fn describe(action: &Action) -> String {
         ("risk", action.risk.as_ref().map_or_else(String::new, risk)),
         ("plan", action.plan_digest.clone()),
         ("approval", action.approval_id.clone()),
+        ("glass broken", if action.broken_glass { yes(true) } else { String::new() }),
         ("result", text(&action.result)),
         ("error", error.map_or_else(String::new, |e| format!("{} ({})", e.message, e.code))),
         ("cost", usd(action.cost_micro_usd)),

@@ -189,6 +189,7 @@ async fn decide(
         decision: Choice::Approve.into(),
         plan_digest: plan_digest.to_owned(),
         reason: "the order is wanted".to_owned(),
+        ..Default::default()
     };
     client.decide_approval(&request, None).await
 }

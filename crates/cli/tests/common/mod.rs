@@ -1,6 +1,8 @@
 //! A real server process on a free port, its principals, and the program as a command.
 
+pub(crate) mod desk;
 pub(crate) mod money;
+pub(crate) mod phone;
 pub(crate) mod postgres;
 pub(crate) mod target;
 pub(crate) mod wire;

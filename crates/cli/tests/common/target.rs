@@ -38,7 +38,7 @@ type SharedSeen = Arc<Mutex<Seen>>;
 
 /// The system. The first part of a path says how it answers: `/unavailable/…` 503 twice, then
 /// 200; `/limited/…` 429 once with `Retry-After: 2`, then 200; `/broken/…` 500; `/lacking/…` 501;
-/// `/drop/…` not at all, and closes; anything else 200.
+/// `/drop/…` not at all, and closes; `/to/PORT` sends on to `/sent` there; anything else 200.
 pub(crate) struct Target {
     address: SocketAddr,
     seen: SharedSeen,
@@ -62,6 +62,10 @@ impl Target {
     /// The leave to call it, an item of `grants.http`.
     pub(crate) fn grant(&self) -> String {
         format!("{{host: {}, port: {}, private: true}}", self.address.ip(), self.address.port())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// An action that calls it.
@@ -119,6 +123,10 @@ async fn answer(
         "limited" if nth == 1 => response.status(429).header("retry-after", "2"),
         "broken" => response.status(500),
         "lacking" => response.status(501),
+        "to" => {
+            let port = path.split('/').nth(2).unwrap();
+            response.status(302).header("location", format!("http://127.0.0.1:{port}/sent"))
+        }
         _ => response.status(200),
     };
     Ok(response.body(Full::new(Bytes::from(format!("answer {nth}")))).unwrap())

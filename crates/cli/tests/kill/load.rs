@@ -204,7 +204,7 @@ async fn approve(client: &Client, mut chosen: impl FnMut() -> bool) -> Result<us
                 approval_id: approval.approval_id.clone(),
                 decision: Choice::Approve.into(),
                 plan_digest: approval.plan_digest.clone(),
-                reason: String::new(),
+                ..Default::default()
             };
             client.decide_approval(&approve, None).await?;
         }

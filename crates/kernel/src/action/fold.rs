@@ -1,6 +1,6 @@
 //! What the changes of an action fold to.
 
-use super::{Action, Change, FailureCode, LOST, Outcome, Status};
+use super::{Action, Change, FailureCode, LOST, Outcome, Scope, Status};
 use crate::decision::Effect;
 use crate::ids::ActionId;
 use crate::machine::Applied;
@@ -19,6 +19,8 @@ pub fn apply(state: &mut Option<Action>, change: &Change, applied: &Applied<'_>)
             principal_revision: 0,
             approval: None,
             approval_used: false,
+            scope: Scope::default(),
+            broken_glass: false,
             attempts: 0,
             in_doubt: false,
             attempt: None,
@@ -54,7 +56,13 @@ impl Action {
                     self.retry_at = Some(time.plus_millis(wait_ms));
                 }
             }
-            Change::Approved { .. } => self.status = Status::Approved,
+            Change::Approved { narrow, broken_glass, .. } => {
+                self.status = Status::Approved;
+                self.broken_glass |= broken_glass;
+                let last = |more: u32| self.attempts.saturating_add(more);
+                let last_attempt = narrow.max_attempts.map(last);
+                self.scope = Scope { last_attempt, exact: narrow.exact };
+            }
             Change::Started(attempt) => {
                 self.status = Status::Executing;
                 self.attempts = attempt.number;

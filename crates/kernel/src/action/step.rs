@@ -16,12 +16,12 @@ pub fn step(action: Option<&Action>, input: Input, now: Timestamp) -> Result<Vec
     };
     match input {
         Input::Request { .. } | Input::Refuse { .. } => Err(Refusal::Exists),
-        Input::Approve { approval } => {
+        Input::Approve { approval, narrow, broken_glass } => {
             action.expect(Status::AwaitingApproval)?;
             if action.approval.as_ref() != Some(&approval) {
                 return Err(Refusal::OtherApproval);
             }
-            Ok(vec![Change::Approved { approval }])
+            Ok(vec![Change::Approved { approval, narrow, broken_glass }])
         }
         Input::Deny { open, failure } => {
             action.expect_any(&[Status::AwaitingApproval, Status::Approved])?;
@@ -161,7 +161,7 @@ impl Action {
         if !fresh {
             return Err(Refusal::DecisionStale);
         }
-        if self.retry_at.is_some_and(|at| now < at) || self.attempts >= limits::ATTEMPTS_MAX {
+        if self.retry_at.is_some_and(|at| now < at) || self.attempts >= self.attempts_max() {
             return Err(Refusal::NotDue);
         }
         let gated = matches!(decision.effect, Effect::RequireApproval | Effect::RequireStepUp);
@@ -218,7 +218,12 @@ impl Action {
         self.request.idempotent
             && outcome.status == Status::Failed
             && failure.category.retryable()
-            && self.attempts < limits::ATTEMPTS_MAX
+            && self.attempts < self.attempts_max()
+    }
+
+    /// How many attempts there may be: fewer where its approvers said so.
+    pub fn attempts_max(&self) -> u32 {
+        self.scope.last_attempt.unwrap_or(u32::MAX).min(limits::ATTEMPTS_MAX)
     }
 
     /// The server of the running attempt is gone: what can be repeated is, the rest is unknown.
@@ -230,7 +235,7 @@ impl Action {
             return Err(Refusal::LeaseHeld);
         }
         let failure = FailureCode { code: LOST.to_owned(), category: Category::Internal };
-        if self.request.idempotent && self.attempts < limits::ATTEMPTS_MAX {
+        if self.request.idempotent && self.attempts < self.attempts_max() {
             return Ok(Change::Retried { attempt, at: now, failure });
         }
         let outcome = Outcome {

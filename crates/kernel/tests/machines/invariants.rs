@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kernel::account::{self, Purpose};
 use kernel::action::{self, Status};
 use kernel::approval::{self, Verdict};
-use kernel::decision::{Effect, SeparationOfDuties};
+use kernel::decision::{BreakGlass, Effect, Mode, SeparationOfDuties, Stage};
 use kernel::ids::{AccountId, ActionId, ApprovalId, PrincipalId};
 use kernel::limits;
 use kernel::machine::{Change, Refusal};
@@ -21,7 +21,9 @@ use crate::world::World;
 pub(crate) struct Onlooker {
     decided: BTreeMap<ActionId, Decided>,
     used: BTreeMap<ApprovalId, usize>,
-    yes: BTreeMap<ApprovalId, BTreeSet<PrincipalId>>,
+    yes: BTreeMap<ApprovalId, BTreeMap<String, BTreeSet<PrincipalId>>>,
+    broken: BTreeMap<ApprovalId, PrincipalId>,
+    last_attempt: BTreeMap<ActionId, u32>,
     statuses: BTreeMap<ActionId, Status>,
     frozen: BTreeSet<AccountId>,
     keys: BTreeMap<u8, (u8, String, Timestamp)>,
@@ -70,6 +72,11 @@ impl Onlooker {
                 self.decided.insert(id.clone(), decided);
             }
             action::Change::Started(attempt) => self.started(world, id, attempt),
+            action::Change::Approved { narrow, .. } => {
+                let attempts = world.action(id).attempts;
+                let last = narrow.max_attempts.map_or(u32::MAX, |more| attempts + more);
+                self.last_attempt.insert(id.clone(), last);
+            }
             _ => {}
         }
     }
@@ -81,6 +88,8 @@ impl Onlooker {
         assert_eq!(decided.revisions, in_force, "{id} runs under old revisions");
         assert!(world.now.0 - decided.at.0 <= limits::PERMIT_MICROS_MAX, "an old decision");
         assert!(attempt.not_after.0 - world.now.0 <= limits::PERMIT_MICROS_MAX, "a long permit");
+        let last = self.last_attempt.get(id).copied().unwrap_or(limits::ATTEMPTS_MAX);
+        assert!(attempt.number <= last.min(limits::ATTEMPTS_MAX), "approvers wanted fewer");
         let action = world.action(id);
         match decided.effect {
             Effect::Allow => {}
@@ -105,21 +114,43 @@ impl Onlooker {
     fn approval(&mut self, world: &World, id: &ApprovalId, change: &approval::Change) {
         match change {
             approval::Change::Decided { vote, .. } if vote.verdict == Verdict::Approve => {
-                self.yes.entry(id.clone()).or_default().insert(vote.by.clone());
+                let yes = self.yes.entry(id.clone()).or_default();
+                let again = yes.values().any(|people| people.contains(&vote.by));
+                assert!(!again, "{} spoke twice on {id}", vote.by);
+                let demand = &world.approval(id).request.demand;
+                let before = demand.stages.iter().take_while(|stage| stage.name != vote.stage);
+                for stage in before.filter(|_| demand.mode == Mode::Serial) {
+                    assert!(complete(stage, yes), "{} came before {}", vote.stage, stage.name);
+                }
+                yes.entry(vote.stage.clone()).or_default().insert(vote.by.clone());
+            }
+            approval::Change::GlassBroken(broken) => {
+                let request = &world.approval(id).request;
+                assert!(may_approve(&broken.by, &request.actors, true), "{broken:?}");
+                assert_eq!(request.break_glass, BreakGlass::Allowed);
+                self.broken.insert(id.clone(), broken.by.clone());
             }
             approval::Change::Used {} => {
                 assert_eq!(self.used.insert(id.clone(), self.commits), None, "{id} is used twice");
-                let request = &world.approval(id).request;
-                let yes = self.yes.get(id).expect("used though nobody approved");
-                let quorum = usize::try_from(request.demand.quorum).unwrap();
-                assert!(yes.len() >= quorum, "{yes:?} are not {quorum}");
-                let strict = request.sod == SeparationOfDuties::Strict;
-                for who in yes {
-                    assert!(may_approve(who, &request.actors, strict), "{who} approved {id}");
-                }
-                assert!(world.now < request.expires_at, "used after it expired");
+                self.check_used(world, id);
             }
             _ => {}
+        }
+    }
+
+    fn check_used(&self, world: &World, id: &ApprovalId) {
+        let request = &world.approval(id).request;
+        if self.broken.contains_key(id) {
+            return;
+        }
+        assert!(world.now < request.expires_at, "used after it expired");
+        let yes = self.yes.get(id).expect("used though nobody approved");
+        for stage in &request.demand.stages {
+            assert!(complete(stage, yes), "{yes:?} do not make {stage:?} complete");
+        }
+        let strict = request.sod == SeparationOfDuties::Strict;
+        for who in yes.values().flatten() {
+            assert!(may_approve(who, &request.actors, strict), "{who} approved {id}");
         }
     }
 
@@ -204,6 +235,11 @@ fn check_approvals(world: &World) {
             _ => {}
         }
     }
+}
+
+fn complete(stage: &Stage, yes: &BTreeMap<String, BTreeSet<PrincipalId>>) -> bool {
+    let people = yes.get(&stage.name).map_or(0, BTreeSet::len);
+    people >= usize::try_from(stage.quorum).unwrap()
 }
 
 /// Written anew rather than asked of the kernel, so that both must be wrong to agree wrongly.

@@ -1,9 +1,10 @@
 //! What people, agents, time and failures do, and how a server carries it out.
 
 use kernel::action::{Action, FailureCode, Outcome, Status};
-use kernel::approval::{self, Verdict, Vote};
+use kernel::approval::{self, GlassBroken, Narrow, Verdict, Vote};
 use kernel::decision::{
-    ApprovalDemand, Decision, Effect, MatchedRule, Obligations, PolicyRef, SeparationOfDuties,
+    ApprovalDemand, BreakGlass, Decision, Effect, Electorate, MatchedRule, Mode, Obligations,
+    PolicyRef, SeparationOfDuties, Stage,
 };
 use kernel::failure::Category;
 use kernel::ids::{ActionId, ApprovalId};
@@ -27,12 +28,15 @@ pub(crate) struct Says {
     pub(crate) quorum: u32,
     pub(crate) operators: bool,
     pub(crate) strict: bool,
+    /// Whether there is a second stage, and how it follows the first.
+    pub(crate) second: Option<Mode>,
+    pub(crate) glass: BreakGlass,
 }
 
 impl Says {
     pub(crate) fn decision(&self, revision: u64) -> Decision {
         let roles = if self.operators { [Role::Operator].into() } else { Default::default() };
-        let demand = ApprovalDemand { quorum: self.quorum, roles, ..ApprovalDemand::default() };
+        let demand = self.demand(roles);
         let sod = if self.strict { SeparationOfDuties::Strict } else { SeparationOfDuties::Normal };
         let rule = MatchedRule {
             effect: self.effect,
@@ -41,6 +45,7 @@ impl Says {
             obligations: Obligations {
                 approval: Some(demand),
                 sod,
+                break_glass: self.glass,
                 retry_after_ms: Some(1),
                 route: Some(kernel::ids::ToolId::new("other.tool").unwrap()),
                 max_cost_micro_usd: None,
@@ -48,6 +53,17 @@ impl Says {
         };
         let policy = PolicyRef { revision, digest: Digest::of(b"bundle") };
         Decision::combine(vec![rule], policy, Digest::of(b"input"))
+    }
+
+    /// Whoever is let in after two seconds is let into the first stage only.
+    fn demand(&self, roles: std::collections::BTreeSet<Role>) -> ApprovalDemand {
+        let first = Stage { quorum: self.quorum, roles, ..Stage::default() };
+        let Some(mode) = self.second else { return ApprovalDemand::one(first) };
+        let name = |name: &str| name.to_owned();
+        let late = Electorate { roles: [Role::Operator].into(), ..Electorate::default() };
+        let first = Stage { name: name("first"), sla_s: Some(2), escalate_to: Some(late), ..first };
+        let second = Stage { name: name("second"), ..Stage::default() };
+        ApprovalDemand { mode, stages: vec![first, second], ..ApprovalDemand::default() }
     }
 }
 
@@ -69,7 +85,10 @@ pub(crate) struct Ask {
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Submit(Ask),
-    Vote { which: usize, who: usize, verdict: Verdict, step_up: bool, other_plan: bool },
+    Vote { which: usize, who: usize, verdict: Verdict, how: How },
+    Delegate { which: usize, from: usize, to: usize },
+    Escalate { which: usize },
+    BreakGlass { which: usize, who: usize, step_up: bool },
     Execute { which: usize, says: Says, stale: bool, old_revision: bool },
     Start { which: usize, epoch: u64 },
     Finish { which: usize, stale: bool, late: u32, status: Status, cost: i64, category: Category },
@@ -86,6 +105,14 @@ pub(crate) enum Op {
     Publish,
     ChangePrincipal,
     Restart,
+}
+
+/// How somebody votes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct How {
+    pub(crate) step_up: bool,
+    pub(crate) other_plan: bool,
+    pub(crate) max_attempts: Option<u32>,
 }
 
 /// Who may vote: the delegating user, an outsider, another, one who is no approver, the agent
@@ -109,8 +136,23 @@ fn says() -> impl Strategy<Value = Says> {
         1 => Just(Effect::Route),
         1 => Just(Effect::Deny),
     ];
-    (effect, 1..=2u32, prop::bool::weighted(0.2), prop::bool::weighted(0.3))
-        .prop_map(|(effect, quorum, operators, strict)| Says { effect, quorum, operators, strict })
+    let second = prop_oneof![
+        3 => Just(None),
+        1 => Just(Some(Mode::Serial)),
+        1 => Just(Some(Mode::Parallel)),
+    ];
+    let glass = prop_oneof![4 => Just(BreakGlass::Allowed), 1 => Just(BreakGlass::Forbidden)];
+    let (operators, strict) = (prop::bool::weighted(0.2), prop::bool::weighted(0.3));
+    (effect, 1..=2u32, operators, strict, second, glass).prop_map(
+        |(effect, quorum, operators, strict, second, glass)| Says {
+            effect,
+            quorum,
+            operators,
+            strict,
+            second,
+            glass,
+        },
+    )
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
@@ -164,15 +206,23 @@ fn rarely() -> impl Strategy<Value = bool> {
 
 fn vote() -> impl Strategy<Value = Op> {
     let verdict = prop_oneof![5 => Just(Verdict::Approve), 1 => Just(Verdict::Reject)];
-    (any::<usize>(), 0..VOTERS.len(), verdict, prop::bool::weighted(0.7), rarely()).prop_map(
-        |(which, who, verdict, step_up, other_plan)| Op::Vote {
-            which,
-            who,
-            verdict,
-            step_up,
-            other_plan,
-        },
-    )
+    let max_attempts = prop::option::weighted(0.2, 0..=6u32);
+    let how = (prop::bool::weighted(0.7), rarely(), max_attempts)
+        .prop_map(|(step_up, other_plan, max_attempts)| How { step_up, other_plan, max_attempts });
+    (any::<usize>(), 0..VOTERS.len(), verdict, how)
+        .prop_map(|(which, who, verdict, how)| Op::Vote { which, who, verdict, how })
+}
+
+/// What else people and time do to an approval.
+fn meanwhile() -> impl Strategy<Value = Op> {
+    let (which, who) = (any::<usize>, 0..VOTERS.len());
+    prop_oneof![
+        2 => (which(), who.clone(), who.clone())
+            .prop_map(|(which, from, to)| Op::Delegate { which, from, to }),
+        2 => which().prop_map(|which| Op::Escalate { which }),
+        1 => (which(), who, any::<bool>())
+            .prop_map(|(which, who, step_up)| Op::BreakGlass { which, who, step_up }),
+    ]
 }
 
 pub(crate) fn op() -> impl Strategy<Value = Op> {
@@ -181,7 +231,8 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
     let ended = select(vec![Status::Executed, Status::Failed, Status::Unknown]);
     prop_oneof![
         6 => ask().prop_map(Op::Submit),
-        10 => vote(),
+        12 => vote(),
+        4 => meanwhile(),
         8 => (which(), says(), rarely(), rarely()).prop_map(|(which, says, stale, old_revision)| {
             Op::Execute { which, says, stale, old_revision }
         }),
@@ -213,7 +264,9 @@ impl World {
         let now = self.now;
         Some(Ok(match op {
             Op::Submit(ask) => self.submit(ask),
-            Op::Vote { .. } => return self.vote(op),
+            Op::Vote { .. } | Op::Delegate { .. } | Op::Escalate { .. } | Op::BreakGlass { .. } => {
+                return self.speak(op);
+            }
             Op::Execute { which, says, stale, old_revision } => {
                 let action = self.pick(which, *stale)?;
                 let granted = action.approval.as_ref().map(|id| self.approval(id));
@@ -316,21 +369,45 @@ impl World {
         }
     }
 
-    fn vote(&self, op: &Op) -> Option<Result<Vec<Command>, Refusal>> {
-        let Op::Vote { which, who, verdict, step_up, other_plan } = op else { return None };
+    /// What people and time do to an approval.
+    fn speak(&self, op: &Op) -> Option<Result<Vec<Command>, Refusal>> {
+        let (Op::Vote { which, .. }
+        | Op::Delegate { which, .. }
+        | Op::Escalate { which }
+        | Op::BreakGlass { which, .. }) = op
+        else {
+            return None;
+        };
         let all: Vec<_> = self.approvals().collect();
         let approval = all.get(which % all.len().max(1))?;
-        let (by, kind, roles) = VOTERS[*who];
-        let vote = Vote {
-            by: world::principal(by),
-            roles: roles.iter().copied().collect(),
-            verdict: *verdict,
-            step_up: *step_up,
-            signature: None,
+        let person = |who: usize| {
+            let (by, kind, roles) = VOTERS[who];
+            (world::principal(by), kind, roles.iter().copied().collect())
         };
-        let digest = approval.request.plan_digest;
-        let plan_digest = if *other_plan { Digest::of(b"another") } else { digest };
-        let input = approval::Input::Decide { plan_digest, kind, vote: Box::new(vote) };
+        let input = match op {
+            Op::Vote { who, verdict, how, .. } => {
+                let (by, kind, roles) = person(*who);
+                let narrow = Narrow { max_attempts: how.max_attempts, ..Narrow::default() };
+                let vote = Vote { step_up: how.step_up, narrow, ..Vote::new(by, roles, *verdict) };
+                let digest = approval.request.plan_digest;
+                let plan_digest = if how.other_plan { Digest::of(b"another") } else { digest };
+                let stage = None;
+                approval::Input::Decide { plan_digest, kind, stage, vote: Box::new(vote) }
+            }
+            Op::Delegate { from, to, .. } => {
+                let (by, _, roles) = person(*from);
+                let input = approval::Input::Delegate { from: (by, roles), to: person(*to) };
+                return Some(Ok(plan::delegate(approval, input)));
+            }
+            Op::BreakGlass { who, step_up, .. } => {
+                let (by, kind, roles) = person(*who);
+                let reasons = [Digest::of(b"one"), Digest::of(b"two")];
+                let broken = Box::new(GlassBroken { by, roles, reasons });
+                let plan_digest = approval.request.plan_digest;
+                approval::Input::BreakGlass { plan_digest, kind, step_up: *step_up, broken }
+            }
+            _ => return Some(Ok(plan::escalate(approval, self.now))),
+        };
         Some(plan::decide(approval, input, self.now))
     }
 

@@ -2,15 +2,16 @@
 
 use kernel::action::Status;
 use kernel::approval::{self, Verdict};
-use kernel::decision::Effect;
+use kernel::decision::{BreakGlass, Effect};
 use kernel::machine::Kind;
 use kernel::plan;
 
-use crate::ops::{Ask, Op, Says};
+use crate::ops::{Ask, How, Op, Says};
 use crate::world::World;
 
 fn says(effect: Effect, quorum: u32) -> Says {
-    Says { effect, quorum, operators: false, strict: false }
+    let glass = BreakGlass::Allowed;
+    Says { effect, quorum, operators: false, strict: false, second: None, glass }
 }
 
 fn ask(says: Says, key: Option<(u8, u8)>) -> Op {
@@ -30,7 +31,7 @@ fn check(voter: usize, now: Says, expect: Status, granted: &str) {
     let mut world = World::new();
     happen(&mut world, &ask(says(Effect::RequireApproval, 1), None));
     let (which, verdict) = (0, Verdict::Approve);
-    let vote = Op::Vote { which, who: voter, verdict, step_up: false, other_plan: false };
+    let vote = Op::Vote { which, who: voter, verdict, how: How::default() };
     happen(&mut world, &vote);
     let id = world.approvals().next().unwrap().id.clone();
     world.revisions.policy += 1;

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use kernel::account::{Change as Account, Purpose};
 use kernel::action::{Attempt, Change as Action, FailureCode, Outcome, Request, Status};
-use kernel::approval::{self, Change as Approval, Verdict, Vote};
+use kernel::approval::{self, Change as Approval, GlassBroken, Narrow, Signature, Verdict, Vote};
 use kernel::control::{Change as Control, Issue, Rotation};
 use kernel::decision::{
-    ApprovalDemand, Decision, Effect, Obligations, Phase, PolicyRef, SeparationOfDuties,
+    ApprovalDemand, BreakGlass, Decision, Effect, Electorate, Mode, Obligations, Phase, PolicyRef,
+    SeparationOfDuties, Stage,
 };
 use kernel::delegation::Delegation;
 use kernel::failure::Category;
@@ -21,9 +22,10 @@ use kernel::reservation;
 use kernel::risk::Risk;
 use kernel::session::{Change as Session, Open};
 use kernel::values::{Digest, MicroUsd, Timestamp};
+use kernel::{factor, signer};
 
 /// The type of every transition.
-pub(crate) const TYPES: [&str; 42] = [
+pub(crate) const TYPES: [&str; 52] = [
     "action.requested",
     "action.decided",
     "action.approved",
@@ -36,6 +38,9 @@ pub(crate) const TYPES: [&str; 42] = [
     "action.expired",
     "approval.requested",
     "approval.decided",
+    "approval.delegated",
+    "approval.escalated",
+    "approval.glass_broken",
     "approval.used",
     "approval.expired",
     "approval.canceled",
@@ -66,6 +71,13 @@ pub(crate) const TYPES: [&str; 42] = [
     "session.delegated",
     "policy.drafted",
     "policy.published",
+    "factor.enrolled",
+    "factor.confirmed",
+    "factor.used",
+    "factor.failed",
+    "factor.removed",
+    "signer.key_registered",
+    "signer.key_removed",
 ];
 
 /// The time that is `second` seconds after the first receipt.
@@ -129,6 +141,7 @@ fn workspace_commits() -> Vec<Vec<Told>> {
     commits.extend(approved_and_repeated());
     commits.extend(unknown_and_reconciled());
     commits.extend(ended_before_they_ran());
+    commits.extend(staged_and_broken());
     commits
 }
 
@@ -186,12 +199,23 @@ fn plain() -> Box<Request> {
 }
 
 fn demand() -> ApprovalDemand {
-    ApprovalDemand {
+    let stage = Stage {
         quorum: 1,
         roles: [Role::Approver, Role::Owner].into(),
         approvers: [principal("u_2")].into(),
-        expires_s: 3_600,
-    }
+        ..Stage::default()
+    };
+    ApprovalDemand { expires_s: 3_600, ..ApprovalDemand::one(stage) }
+}
+
+/// Two stages, one after the other, with everything that a demand can say.
+fn staged() -> ApprovalDemand {
+    let stage = |name: &str| Stage { name: name.to_owned(), ..Stage::default() };
+    let on_call = Electorate { roles: [Role::Admin].into(), approvers: [principal("u_6")].into() };
+    let legal = Stage { sla_s: Some(900), escalate_to: Some(on_call), ..stage("legal") };
+    let stages = vec![legal, Stage { quorum: 2, ..stage("security") }];
+    let mode = Mode::Serial;
+    ApprovalDemand { stages, mode, expires_s: 3_600, valid_s: Some(600), signed: true }
 }
 
 fn decision(effect: Effect) -> Box<Decision> {
@@ -203,6 +227,7 @@ fn decision(effect: Effect) -> Box<Decision> {
         obligations: Obligations {
             approval: gated.then(demand),
             sod: if gated { SeparationOfDuties::Strict } else { SeparationOfDuties::Normal },
+            break_glass: BreakGlass::Allowed,
             retry_after_ms: (effect == Effect::Throttle).then_some(1_500),
             route: None,
             max_cost_micro_usd: gated.then_some(MicroUsd(10_000)),
@@ -228,26 +253,94 @@ fn failure(code: &str, category: Category) -> FailureCode {
 }
 
 fn asks() -> Approval {
+    asks_by(demand(), BreakGlass::Allowed)
+}
+
+fn asks_by(demand: ApprovalDemand, break_glass: BreakGlass) -> Approval {
     Approval::Requested(Box::new(approval::Request {
         action: ActionId::new("act_1").unwrap(),
         plan_digest: Digest::of(b"plan"),
         actors: actors(),
-        demand: demand(),
+        demand,
         step_up: true,
         sod: SeparationOfDuties::Strict,
+        break_glass,
         expires_at: time(3_600),
     }))
 }
 
 fn says(status: approval::Status, verdict: Verdict) -> Approval {
+    let yes = verdict == Verdict::Approve;
+    let signature = Signature {
+        key_id: Digest::of(b"spki"),
+        public_key: "c3BraQ==".to_owned(),
+        not_after: time(1_800),
+        sig: "c2lnbmF0dXJl".to_owned(),
+    };
     let vote = Vote {
-        by: principal("u_2"),
-        roles: [Role::Approver].into(),
-        verdict,
-        step_up: verdict == Verdict::Approve,
-        signature: (verdict == Verdict::Approve).then(|| "c2lnbmF0dXJl".to_owned()),
+        step_up: yes,
+        reason_code: (!yes).then(|| "wrong_target".to_owned()),
+        signature: yes.then_some(signature),
+        ..Vote::new(principal("u_2"), [Role::Approver].into(), verdict)
     };
     Approval::Decided { status, vote: Box::new(vote) }
+}
+
+fn granted(id: &str, narrow: Narrow, broken_glass: bool) -> Action {
+    let approval = ApprovalId::new(id).unwrap();
+    Action::Approved { approval, narrow, broken_glass }
+}
+
+/// One approval goes through its stages, escalated and delegated; another is overtaken by an
+/// emergency.
+fn staged_and_broken() -> Vec<Vec<Told>> {
+    let waits = |id| decided(Status::AwaitingApproval, Effect::RequireApproval, Some(id));
+    let narrow = Narrow { valid_s: Some(60), max_attempts: Some(1), exact: true };
+    let vote = |by, roles: &[Role]| {
+        let roles = roles.iter().copied().collect();
+        Vote { step_up: true, ..Vote::new(principal(by), roles, Verdict::Approve) }
+    };
+    let said = |status, vote| Approval::Decided { status, vote: Box::new(vote) };
+    let legal = Vote { stage: "legal".to_owned(), narrow, ..vote("u_6", &[Role::Admin]) };
+    let by = Some(principal("u_2"));
+    let handed =
+        Vote { stage: "security".to_owned(), delegated_by: by, ..vote("u_8", &[Role::Approver]) };
+    let last = Vote { stage: "security".to_owned(), ..vote("u_9", &[Role::Approver]) };
+    let delegation = approval::Delegation {
+        from: principal("u_2"),
+        roles: [Role::Approver].into(),
+        to: principal("u_8"),
+        stages: ["security".to_owned()].into(),
+    };
+    let broken = GlassBroken {
+        by: principal("u_9"),
+        roles: [Role::Responder].into(),
+        reasons: [Digest::of(b"one reason"), Digest::of(b"another")],
+    };
+    vec![
+        vec![
+            action("act_8", Action::Requested(plain())),
+            action("act_8", waits("apr_8")),
+            approval("apr_8", asks_by(staged(), BreakGlass::Forbidden)),
+        ],
+        vec![approval("apr_8", Approval::Escalated { stage: "legal".to_owned() })],
+        vec![approval("apr_8", said(approval::Status::Requested, legal))],
+        vec![approval("apr_8", Approval::Delegated(Box::new(delegation)))],
+        vec![approval("apr_8", said(approval::Status::Requested, handed))],
+        vec![
+            approval("apr_8", said(approval::Status::Approved, last)),
+            action("act_8", granted("apr_8", narrow, false)),
+        ],
+        vec![
+            action("act_9", Action::Requested(plain())),
+            action("act_9", waits("apr_9")),
+            approval("apr_9", asks()),
+        ],
+        vec![
+            approval("apr_9", Approval::GlassBroken(Box::new(broken))),
+            action("act_9", granted("apr_9", Narrow::default(), true)),
+        ],
+    ]
 }
 
 /// An action that is approved, fails, is repeated, and costs more than was held.
@@ -287,7 +380,7 @@ fn approved_and_repeated() -> Vec<Vec<Told>> {
         ],
         vec![
             approval("apr_1", says(approval::Status::Approved, Verdict::Approve)),
-            action("act_1", Action::Approved { approval: ApprovalId::new("apr_1").unwrap() }),
+            action("act_1", granted("apr_1", Narrow::default(), false)),
         ],
         vec![
             action("act_1", redecided),
@@ -443,5 +536,31 @@ fn control_commits() -> Vec<Vec<Told>> {
         control(Kind::Policy, "pol_1", drafted),
         control(Kind::PolicyHistory, "current", published(1, false)),
         control(Kind::PolicyHistory, "current", published(2, true)),
+    ]
+    .into_iter()
+    .chain(factors_and_signers())
+    .collect()
+}
+
+/// A second factor that is taken into use, guessed at, and removed; a signing key that comes and
+/// goes.
+fn factors_and_signers() -> Vec<Vec<Told>> {
+    let factor = |change| vec![(Kind::Factor, "u_2", Change::Factor(change))];
+    let signer = |change| vec![(Kind::Signer, "u_2", Change::Signer(change))];
+    let registered = |key: &[u8], algorithm| signer::Change::Registered {
+        key_id: Digest::of(key),
+        algorithm,
+        public_key: "c3BraQ==".to_owned(),
+    };
+    vec![
+        factor(factor::Change::Enrolled {}),
+        factor(factor::Change::Confirmed { counter: 59_840_880 }),
+        factor(factor::Change::Used { counter: 59_840_881 }),
+        factor(factor::Change::Failed { locked_until: None }),
+        factor(factor::Change::Failed { locked_until: Some(time(900)) }),
+        factor(factor::Change::Removed { by: principal("u_1") }),
+        signer(registered(b"spki", signer::Algorithm::Ed25519)),
+        signer(registered(b"other", signer::Algorithm::EcdsaP256Sha256)),
+        signer(signer::Change::Removed { key_id: Digest::of(b"spki") }),
     ]
 }

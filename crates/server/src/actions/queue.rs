@@ -113,6 +113,9 @@ async fn handle(shared: &Arc<Shared>, (log, stream): &Item) -> Result<()> {
             }
         }
         Some(State::Approval(approval)) if approval.due().is_some_and(|at| at <= now) => {
+            if !approval.over(now) {
+                return run::escalate(shared, log, &approval).await;
+            }
             let id = approval.request.action.as_str();
             match shared.ledger.read(log, Kind::Action, id)? {
                 Some(State::Action(action)) => run::expire(shared, log, &approval, &action).await,

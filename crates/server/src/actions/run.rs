@@ -41,15 +41,21 @@ struct Recheck<'a> {
     shared: &'a Shared,
     caller: &'a Caller,
     plan: Plan<'a>,
+    /// Whether its approvers want no other effect than the planned one.
+    exact: bool,
 }
 
 impl EffectCheck for Recheck<'_> {
     fn allow(&self, effect: &EffectChange) -> std::result::Result<(), Failure> {
+        let EffectChange { from, to, .. } = effect;
+        if self.exact {
+            let message = format!("its approvers want exactly what was planned: not {to}");
+            return Err(Failure::new(Category::PolicyDenied, "effect_not_exact", message));
+        }
         let decision = decide(self.shared, self.caller, self.plan, Phase::Effect, None);
         if decision.effect == Effect::Allow {
             return Ok(());
         }
-        let EffectChange { from, to, .. } = effect;
         let message = format!("policy does not let this action go on from {from} to {to}");
         Err(Failure::new(Category::PolicyDenied, "effect_changed", message))
     }
@@ -99,7 +105,7 @@ async fn run(
                 plan_digest,
                 params: &plan.document.params,
                 now: shared.now(),
-                redirect: &Recheck { shared, caller, plan },
+                redirect: &Recheck { shared, caller, plan, exact: permit.exact() },
             };
             shared.tools.execute(call).await
         }
@@ -122,7 +128,7 @@ async fn finish(
 ) -> Result<Answer> {
     let now = shared.now();
     let (outcome, body) = describe(outcome)?;
-    let more = permit.attempt() < kernel::limits::ATTEMPTS_MAX;
+    let more = permit.attempt() < action.attempts_max();
     let retry_at = body
         .failure()
         .filter(|failure| more && failure.retryable)
@@ -273,6 +279,16 @@ async fn end(shared: &Shared, action: &Action, batch: Batch) -> Result<Answer> {
 pub(crate) async fn lost(shared: &Shared, log: &LogId, action: &Action) -> Result<()> {
     let commands = plan::lost(action, shared.ledger.epoch());
     end(shared, action, Batch::new(log.clone(), commands)).await.map(drop)
+}
+
+/// Lets others speak too in the stages that took too long.
+pub(crate) async fn escalate(shared: &Shared, log: &LogId, approval: &Approval) -> Result<()> {
+    let commands = plan::escalate(approval, shared.now());
+    let stages = commands.len();
+    shared.ledger.commit(Batch::new(log.clone(), commands)).await?;
+    shared.metrics.escalated(stages);
+    tracing::warn!(approval = %approval.id, stages, "escalated: nobody decided in time");
+    Ok(())
 }
 
 /// Ends an approval whose time is over, and the action that waits for it.

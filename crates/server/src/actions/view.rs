@@ -113,6 +113,7 @@ impl Answer {
             created_at: Some(Timestamp::from_micros(action.requested_at.0)),
             updated_at: Some(Timestamp::from_micros(action.updated_at.0)),
             actor_chain: actors(&request.actors),
+            broken_glass: action.broken_glass,
         }
     }
 }

@@ -1,0 +1,73 @@
+//! A phone with an authenticator app: it computes codes as RFC 6238 says.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::hmac;
+use client::Client;
+use proto::me::{ConfirmTotpRequest, EnrollTotpRequest, factor::State};
+use tokio::time::sleep;
+
+use super::LOOK_EVERY;
+
+/// The phone of one user, whose second factor is confirmed.
+pub(crate) struct Phone {
+    secret: Vec<u8>,
+    last: u64,
+}
+
+fn step() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 30
+}
+
+/// The bytes of a text in base32.
+fn base32(text: &str) -> Vec<u8> {
+    let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let digit = |c| u64::try_from(alphabet.find(c).unwrap()).unwrap();
+    let bits: String = text.chars().map(|c| format!("{:05b}", digit(c))).collect();
+    let whole = bits.as_bytes().chunks_exact(8);
+    whole.map(|byte| u8::from_str_radix(str::from_utf8(byte).unwrap(), 2).unwrap()).collect()
+}
+
+impl Phone {
+    /// Enrolls and confirms a second factor of `who`.
+    pub(crate) async fn of(who: &Client) -> Self {
+        let made = who.enroll_totp(&EnrollTotpRequest {}, None).await.unwrap();
+        let mut phone = Self { secret: base32(&made.secret), last: 0 };
+        assert_eq!(phone.secret.len(), 20);
+        let code = phone.code().await;
+        let factor = who.confirm_totp(&ConfirmTotpRequest { code }, None).await.unwrap();
+        assert_eq!(factor.state(), State::Confirmed);
+        phone
+    }
+
+    fn at(&self, counter: u64) -> String {
+        let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &self.secret);
+        let tag = hmac::sign(&key, &counter.to_be_bytes());
+        let tag = tag.as_ref();
+        let offset = usize::from(tag[19] & 15);
+        let word = u32::from_be_bytes(tag[offset..offset + 4].try_into().unwrap());
+        format!("{:06}", (word & 0x7fff_ffff) % 1_000_000)
+    }
+
+    /// A code that was not given before, and that the server takes for half a minute at least.
+    pub(crate) async fn code(&mut self) -> String {
+        // The server takes the code of the next step too.
+        while self.last > step() {
+            sleep(LOOK_EVERY).await;
+        }
+        self.last = step().max(self.last + 1);
+        self.at(self.last)
+    }
+
+    /// The code that was given last.
+    pub(crate) fn again(&self) -> String {
+        self.at(self.last)
+    }
+
+    /// What is no code now, nor soon.
+    pub(crate) fn wrong(&self) -> String {
+        let right: Vec<String> = (0..20).map(|n| self.at(step() + n - 5)).collect();
+        let mut numbers = (0..).map(|number: u32| format!("{number:06}"));
+        numbers.find(|number| !right.contains(number)).unwrap()
+    }
+}
