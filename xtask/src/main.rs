@@ -19,8 +19,9 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  test [--fast] [--deny]   every check and every test; --fast leaves out clippy, buf, openssl and
-                           wasm32; --deny adds cargo-deny, which takes minutes to build once
+  test [--fast] [--deny]   every check and every test; --fast leaves out clippy, buf, openssl,
+                           softhsm2 and wasm32; --deny adds cargo-deny, which takes minutes to
+                           build once
   ci                       what .ci/run calls: test, all of it
   tidy [--check]           rustfmt, then the house rules; --check changes no file
   gen [--check]            write generated files; --check fails when one has drifted

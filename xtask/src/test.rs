@@ -45,6 +45,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     if !options.fast {
         report.check("buf lint", buf_lint);
         report.check("openssl", tools::openssl);
+        report.check("softhsm2", tools::softhsm);
         report.check("clippy", clippy);
     }
     report.check("gen", generate::check);

@@ -48,6 +48,14 @@ pub(crate) fn openssl() -> Result<()> {
     apt("openssl", "openssl is missing: install it, or pass --fast")
 }
 
+/// Sees to it that SoftHSM is there: the tests keep keys in it as in a hardware module.
+pub(crate) fn softhsm() -> Result<()> {
+    if starts("softhsm2-util", "--version") {
+        return Ok(());
+    }
+    apt("softhsm2", "SoftHSM is missing: install softhsm2")
+}
+
 /// Sees to it that PostgreSQL is there: the tests start clusters of their own.
 pub(crate) fn postgres() -> Result<()> {
     let debian = Path::new("/usr/lib/postgresql").read_dir().into_iter().flatten().flatten();

@@ -311,6 +311,7 @@ async fn mutations(server: &Server, wire: &Wire, owner: &str) -> Vec<(String, Va
             "/v1/tenants/main/workspaces".to_owned(),
             json!({"workspace": "w", "environments": ["dev"]}),
         ),
+        ("/v1/tenants/main/signing-keys/rotate".to_owned(), json!({})),
         ("/v1/principals".to_owned(), json!({"kind": "user", "name": "n", "roles": ["viewer"]})),
         (format!("/v1/principals/{a_id}/roles"), json!({"roles": ["auditor"]})),
         (format!("/v1/principals/{b_id}/disable"), json!({})),

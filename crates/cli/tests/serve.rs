@@ -44,7 +44,18 @@ fn one_server_for_one_folder() {
 fn bad_configuration_is_refused_with_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tally.yaml");
-    for text in ["listen: nowhere", "unknown: 1", "policy: {ttl_s: 0}", "host: 'a b'", "["] {
+    for text in [
+        "listen: nowhere",
+        "unknown: 1",
+        "policy: {ttl_s: 0}",
+        "host: 'a b'",
+        "[",
+        "keys: {provider: paper}",
+        "keys: {provider: pkcs11, pin_env: PIN}",
+        "keys: {provider: pkcs11, module: /no/such/module.so}",
+        "keys: {provider: pkcs11, module: /no/such/module.so, pin_env: TALLY_NO_SUCH_PIN}",
+        "keys: {pin_file: pin}",
+    ] {
         fs::write(&file, text).unwrap();
         let refused = tally(&["serve", "--config", file.to_str().unwrap()]);
         assert_code(&refused, 64);

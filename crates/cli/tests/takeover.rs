@@ -83,7 +83,8 @@ impl World {
             }
         }
         tree.grow(&server.owner).await;
-        for (n, told) in self.asked.0.lock().unwrap().clone().into_iter().enumerate() {
+        let asked = self.asked.0.lock().unwrap().clone();
+        for (n, told) in asked.into_iter().enumerate() {
             let told = told.unwrap();
             let request = GetActionRequest { action_id: told.action_id.clone() };
             let now = client.get_action(&request).await.unwrap();
@@ -161,10 +162,7 @@ async fn a_standby_takes_over_and_who_wakes_up_too_late_is_fenced() {
     second.signal(Signal::STOP);
     first.ready().await;
     world.check(&first, &mut tree).await;
-    let load = {
-        second.signal(Signal::CONT);
-        load
-    };
+    second.signal(Signal::CONT);
     assert_eq!(second.ends().code(), Some(1), "a server without its place ends");
     assert!(second.log().contains("another server has taken over"));
     load.join_all().await;

@@ -4,6 +4,7 @@
 pub mod archive;
 mod check;
 mod error;
+mod names;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use self::check::{BundleReport, Pinned, verify_bundle, verify_files, verify_receipt};
 pub use self::error::Error;
 use crate::receipt::{Sha256, Subject};
+use crate::signing_key::KeyRange;
 use crate::values::{Digest, Timestamp};
 
 /// Files by their path.
@@ -68,6 +70,8 @@ pub struct Contents {
     pub receipts: u64,
     /// Whether all entries of the log are here too.
     pub full_log: bool,
+    /// The log's receipt keys, each with the indices that it is valid for.
+    pub keys: Vec<KeyRange>,
     /// When the bundle was made.
     pub created_us: Timestamp,
 }

@@ -29,6 +29,7 @@ pub mod reservation;
 pub mod risk;
 pub mod session;
 pub mod signer;
+pub mod signing_key;
 pub mod tile;
 pub mod tool;
 pub mod tree;

@@ -71,6 +71,8 @@ pub const WITNESS_REQUEST_BYTES_MAX: usize = NOTE_BYTES_MAX + 4096;
 /// Witnesses that one server asks, or that one check may demand: a note has room for them and for
 /// the log's own signature.
 pub const WITNESSES_MAX: usize = NOTE_SIGNATURES_MAX - 1;
+/// Keys that sign a log's receipts, one after the other: one a week for 19 years.
+pub const SIGNING_KEYS_PER_LOG_MAX: usize = 1_000;
 /// Bytes of the name of how a session was opened.
 pub const SESSION_METHOD_BYTES_MAX: usize = 64;
 /// How long a session may last.

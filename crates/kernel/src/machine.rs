@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Category, Failure};
 use crate::ids::AccountId;
 use crate::values::{MicroUsd, Timestamp};
-use crate::{account, action, approval, control, factor, reservation, session, signer};
+use crate::{
+    account, action, approval, control, factor, reservation, session, signer, signing_key,
+};
 
 /// What kind of thing a stream is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,6 +37,8 @@ pub enum Kind {
     Factor,
     /// A principal's signing keys.
     Signer,
+    /// A key that signs the log's receipts.
+    SigningKey,
     /// A session.
     Session,
     /// The key that signs tokens (in the system log).
@@ -43,7 +47,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Action,
         Self::Approval,
         Self::Account,
@@ -56,6 +60,7 @@ impl Kind {
         Self::PolicyHistory,
         Self::Factor,
         Self::Signer,
+        Self::SigningKey,
         Self::Session,
         Self::TokenKey,
     ];
@@ -75,6 +80,7 @@ impl Kind {
             Self::PolicyHistory => "policy_history",
             Self::Factor => "factor",
             Self::Signer => "signer",
+            Self::SigningKey => "signing_key",
             Self::Session => "session",
             Self::TokenKey => "token_key",
         }
@@ -144,6 +150,8 @@ pub enum Change {
     Factor(factor::Change),
     /// Of a principal's signing keys.
     Signer(signer::Change),
+    /// Of a key that signs the log's receipts.
+    SigningKey(signing_key::Change),
     /// Of a session.
     Session(session::Change),
 }
@@ -165,6 +173,8 @@ pub enum Input {
     Factor(factor::Input),
     /// To a principal's signing keys.
     Signer(signer::Input),
+    /// To a key that signs the log's receipts.
+    SigningKey(signing_key::Input),
     /// To a session.
     Session(session::Input),
 }
@@ -203,6 +213,8 @@ pub enum State {
     Factor(factor::Factor),
     /// Of a principal's signing keys.
     Signer(signer::Signer),
+    /// Of a key that signs the log's receipts.
+    SigningKey(signing_key::SigningKey),
     /// Of a session.
     Session(session::Session),
 }
@@ -428,6 +440,10 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
             let change = signer::step(of!(Signer), input)?;
             Ok(vec![Change::Signer(change)])
         }
+        Input::SigningKey(input) => {
+            let change = signing_key::step(of!(SigningKey), input)?;
+            Ok(vec![Change::SigningKey(change)])
+        }
         Input::Session(input) => {
             let change = session::step(of!(Session), input, now)?;
             Ok(vec![Change::Session(change)])
@@ -459,6 +475,7 @@ pub fn apply(state: &mut Option<State>, change: &Change, applied: &Applied<'_>) 
         Change::Control(change) => fold!(control, Control, change),
         Change::Factor(change) => fold!(factor, Factor, change),
         Change::Signer(change) => fold!(signer, Signer, change),
+        Change::SigningKey(change) => fold!(signing_key, SigningKey, change),
         Change::Session(change) => fold!(session, Session, change),
     }
 }

@@ -114,7 +114,7 @@ const ADMIN: &[&str] = &[
     "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
     "keys:rotate", "tenants:read", "workspaces:read", "workspaces:create", "sessions:read",
-    "sessions:revoke", "me:read", "me:manage",
+    "sessions:revoke", "signing_keys:rotate", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const OWNER: &[&str] = &[
@@ -124,8 +124,8 @@ const OWNER: &[&str] = &[
     "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
     "keys:rotate", "tenants:read", "tenants:create", "tenants:suspend", "workspaces:read",
-    "workspaces:create", "sessions:read", "sessions:revoke", "token_keys:rotate", "me:read",
-    "me:manage",
+    "workspaces:create", "sessions:read", "sessions:revoke", "token_keys:rotate",
+    "signing_keys:rotate", "me:read", "me:manage",
 ];
 
 #[rustfmt::skip]

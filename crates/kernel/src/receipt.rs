@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{TenantId, WorkspaceId};
 use crate::machine::{Change, Kind, Stream};
 use crate::values::{Digest, Timestamp};
-use crate::{action, control, limits};
+use crate::{action, control, limits, signing_key};
 
 /// The type of the statement.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
@@ -121,6 +121,7 @@ impl<'de> Deserialize<'de> for Transition {
             Kind::Idempotency => serde_json::from_str(text).map(Change::Reservation),
             Kind::Factor => serde_json::from_str(text).map(Change::Factor),
             Kind::Signer => serde_json::from_str(text).map(Change::Signer),
+            Kind::SigningKey => serde_json::from_str(text).map(Change::SigningKey),
             Kind::Session => serde_json::from_str(text).map(Change::Session),
             _ => serde_json::from_str(text).map(Change::Control),
         };
@@ -312,6 +313,12 @@ fn subjects(transitions: &[Transition]) -> Vec<Subject> {
             }
             Change::Control(control::Change::PolicyPublished { revision, digest, .. }) => {
                 add(format!("policy/{revision}"), *digest);
+            }
+            // Its id is the digest of the key itself.
+            Change::SigningKey(signing_key::Change::Activated { .. }) => {
+                if let Some(key_id) = Digest::parse(&stream.id) {
+                    add(stream.to_string(), key_id);
+                }
             }
             _ => {}
         }

@@ -1,6 +1,7 @@
 //! Whether a key that is trusted signed an envelope or a checkpoint.
 //!
-//! This knows nothing of what a receipt says. The signature algorithms are injected: native code
+//! But for where a receipt stands, which says whether its key was valid there, this knows nothing
+//! of what a receipt says. The signature algorithms are injected: native code
 //! and WebAssembly bring their own.
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,8 @@ use std::collections::BTreeMap;
 
 use crate::dsse::{self, Envelope};
 use crate::note::{self, Checkpoint, Note, VerifierKey};
+use crate::receipt::{self, Statement};
+use crate::signing_key::{self, LogKeys};
 use crate::values::Digest;
 
 /// The two signature algorithms of the formats. Malformed keys and signatures are just not valid.
@@ -50,6 +53,12 @@ pub enum Error {
     /// The signature is wrong.
     #[error("the signature by {0} does not fit: the bytes were changed or another key signed")]
     Signature(String),
+    /// The envelope holds no receipt.
+    #[error(transparent)]
+    Receipt(#[from] receipt::Error),
+    /// The key was not the log's at that index.
+    #[error(transparent)]
+    Key(#[from] signing_key::Error),
     /// A key signed a checkpoint of another log.
     #[error("the key {key} signed a checkpoint of {origin}: a log's key is named like the log")]
     Origin {
@@ -69,6 +78,8 @@ impl Error {
             Self::UnknownKey(_) => "verify_unknown_key",
             Self::Unsigned(_) => "verify_unsigned",
             Self::Signature(_) => "verify_signature",
+            Self::Receipt(_) => "verify_receipt",
+            Self::Key(error) => error.code(),
             Self::Origin { .. } => "verify_origin",
         }
     }
@@ -112,6 +123,21 @@ pub fn verify_envelope(
         return Err(Error::Signature(key_id.to_string()));
     }
     Ok(Verified { payload, key_id, trust: *trust })
+}
+
+/// Checks a receipt by itself: that a key that is trusted signed it, that it reads, and that the
+/// key was valid at its index, as far as the keys of its log are known.
+pub fn verify_receipt(
+    bytes: &[u8],
+    keys: &Keys,
+    logs: &LogKeys,
+    verifier: &dyn SignatureVerifier,
+) -> Result<(Verified, Statement), Error> {
+    let verified = verify_envelope(bytes, keys, verifier)?;
+    let statement = Statement::parse(&verified.payload)?;
+    let log = &statement.predicate.log;
+    logs.check(&log.origin, log.index, &verified.key_id)?;
+    Ok((verified, statement))
 }
 
 /// Checks that the log named by `key` signed the note, and reads its checkpoint. Signatures by

@@ -13,11 +13,13 @@ use kernel::limits;
 use kernel::note::Note;
 use kernel::pem;
 use kernel::receipt::{LogId, STATEMENT_TYPE};
+use kernel::signing_key::KeyRanges;
 use kernel::tile;
 use kernel::values::{Digest, Timestamp};
 
 pub use crate::folder::{verify_bundle, verify_path, verify_path_with, verify_receipt};
 use crate::keys::{P256Signer, Purpose};
+use crate::log_keys;
 use crate::proofs;
 use crate::store::{Head, ReceiptRow, Store};
 use crate::{Error, Ledger};
@@ -62,6 +64,9 @@ pub struct ExportRequest {
 /// files; only the manifest's signature differs. The bundle is built in memory: about four times
 /// the bytes of its receipts, and 32 bytes for each receipt of the log.
 ///
+/// Besides what is selected it has the receipt of every handover from one receipt key to the next,
+/// so that whoever trusts the log's first key can follow it to those that signed the rest.
+///
 /// [`Error::Absent`] where a selected receipt does not exist, [`Error::Invalid`] where the
 /// selection is empty or too large or a policy is not of its digest.
 pub fn export(ledger: &Ledger, request: &ExportRequest) -> Result<Vec<u8>, Error> {
@@ -84,14 +89,22 @@ fn export_head(ledger: &Ledger, request: &ExportRequest, head: &Head) -> Result<
     let log = &request.log;
     let store = ledger.store().as_ref();
     let size = head.frontier.size();
-    let indices = selected(request, size)?;
-    let signer = ledger.keys().p256(log.tenant(), Purpose::Receipt)?;
+    let mut indices = selected(request, size)?;
+    let ranges = ranges(store, log, size)?;
+    let handovers = ranges.as_slice().iter().filter_map(|range| range.from.checked_sub(1));
+    indices.extend(handovers);
+    let mut signers = Vec::new();
+    for range in ranges.as_slice() {
+        signers.push(ledger.keys().p256_by_id(log.tenant(), Purpose::Receipt, &range.key_id)?);
+    }
+    let absent = || Error::Corrupt(format!("{log:?} has no signing key"));
+    let signer = signers.last().cloned().ok_or_else(absent)?;
     let origin = log.origin(ledger.host());
     let vkey = ledger.keys().note(log.tenant(), &origin)?.verifier_key().to_string();
 
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for row in rows(store, log, &indices)? {
-        add_receipt(&mut files, store, head, row, &signer.key_id())?;
+        add_receipt(&mut files, store, head, row, &ranges)?;
     }
     add_tiles(&mut files, store, log, size, request.full_log)?;
     for (digest, bytes) in &request.policies {
@@ -100,7 +113,9 @@ fn export_head(ledger: &Ledger, request: &ExportRequest, head: &Head) -> Result<
         }
         files.insert(bundle::policy_path(digest), bytes.clone());
     }
-    files.insert(bundle::key_path(&signer.key_id()), pem::encode(signer.spki_der()).into());
+    for key in &signers {
+        files.insert(bundle::key_path(&key.key_id()), pem::encode(key.spki_der()).into());
+    }
     files.insert(VKEY.to_owned(), format!("{vkey}\n").into());
     files.insert(CHECKPOINT.to_owned(), head.checkpoint.clone().into());
     files.insert(COST.to_owned(), request.cost.to_string().into());
@@ -113,12 +128,20 @@ fn export_head(ledger: &Ledger, request: &ExportRequest, head: &Head) -> Result<
         root: head.frontier.root(),
         receipts: u64::try_from(indices.len()).unwrap_or(u64::MAX),
         full_log: request.full_log,
+        keys: ranges.into(),
         created_us: request.created_at,
     };
     let manifest = manifest(&bundle::borrowed(&files), contents, signer.as_ref())?;
     files.insert(MANIFEST.to_owned(), manifest);
     archive::write(&bundle::borrowed(&files))
         .ok_or_else(|| Error::Invalid("a file is too large for a bundle".to_owned()))
+}
+
+/// The log's keys when it had `size` receipts.
+fn ranges(store: &dyn Store, log: &LogId, size: u64) -> Result<KeyRanges, Error> {
+    let known = log_keys::of_log(store, log)?;
+    let known = known.ok_or_else(|| Error::Corrupt(format!("{log:?} has a head alone")))?;
+    Ok(known.as_of(size))
 }
 
 /// The selected indices, all of which exist.
@@ -174,16 +197,15 @@ fn add_receipt(
     store: &dyn Store,
     head: &Head,
     row: ReceiptRow,
-    key_id: &Digest,
+    ranges: &KeyRanges,
 ) -> Result<(), Error> {
     let ReceiptRow { log, index, envelope, .. } = row;
-    let signed_by = Envelope::parse(&envelope).map(|envelope| envelope.key_id);
-    if signed_by != Ok(*key_id) {
-        return Err(Error::Corrupt(format!("receipt {index} is not signed by the tenant's key")));
-    }
+    let corrupt = |error: String| Error::Corrupt(format!("receipt {index}: {error}"));
+    let key_id = Envelope::parse(&envelope).map_err(|error| corrupt(error.to_string()))?.key_id;
+    ranges.check(index, &key_id).map_err(|error| corrupt(error.to_string()))?;
     let proof = proofs::proof_under(store, &log, index, head)?;
     files.insert(bundle::proof_path(index), proof.to_string().into());
-    files.insert(bundle::sigstore_path(index), bundle::sigstore_bundle(&envelope, key_id));
+    files.insert(bundle::sigstore_path(index), bundle::sigstore_bundle(&envelope, &key_id));
     files.insert(bundle::receipt_path(index), envelope);
     Ok(())
 }

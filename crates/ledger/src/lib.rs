@@ -7,6 +7,7 @@ mod error;
 pub mod evidence;
 mod folder;
 pub mod keys;
+pub mod log_keys;
 mod migrations;
 pub mod postgres;
 mod project;
@@ -18,11 +19,13 @@ mod sql;
 pub mod sqlite;
 pub mod store;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use kernel::machine::{Command, Kind, State, Stream};
 use kernel::receipt::LogId;
-use kernel::values::Timestamp;
+use kernel::values::{Digest, Timestamp};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 pub use crate::error::Error;
@@ -32,6 +35,9 @@ use crate::store::{EntityRow, Page, SideRow, Store};
 
 /// Where the time comes from.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// With which of its keys a tenant's logs begin, where it is not the first.
+pub(crate) type Beginnings = Arc<Mutex<HashMap<String, Digest>>>;
 
 /// Commits that may wait for the sequencer. A commit that finds the queue full waits its turn, so
 /// the number of requests in flight bounds memory.
@@ -93,6 +99,7 @@ pub struct Ledger {
     requests: mpsc::Sender<Request>,
     store: Arc<dyn Store>,
     keys: Arc<dyn KeyProvider>,
+    beginnings: Beginnings,
     host: Arc<str>,
     epoch: u64,
 }
@@ -126,12 +133,19 @@ impl Ledger {
         epoch: u64,
     ) -> Result<Self, Error> {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let sequencer = Sequencer::new(store.clone(), keys.clone(), clock, host.to_owned(), epoch);
+        let beginnings = Beginnings::default();
+        let seams = sequencer::Seams {
+            store: store.clone(),
+            keys: keys.clone(),
+            beginnings: beginnings.clone(),
+            clock,
+        };
+        let sequencer = Sequencer::new(seams, host.to_owned(), epoch);
         std::thread::Builder::new()
             .name("tally-sequencer".to_owned())
             .spawn(move || sequencer.run(queue))
             .map_err(|error| Error::Store(error.to_string()))?;
-        Ok(Self { requests, store, keys, host: host.into(), epoch })
+        Ok(Self { requests, store, keys, beginnings, host: host.into(), epoch })
     }
 
     /// Commits a batch: returns when it is durable.
@@ -149,6 +163,12 @@ impl Ledger {
     /// The keys.
     pub fn keys(&self) -> &Arc<dyn KeyProvider> {
         &self.keys
+    }
+
+    /// Has the logs of a tenant that have no receipt yet begin with the key `key_id`. Not kept: a
+    /// server says it again on each start.
+    pub fn begin_logs_with(&self, tenant: &str, key_id: Digest) {
+        self.beginnings.lock().insert(tenant.to_owned(), key_id);
     }
 
     /// What begins every log's origin.
@@ -173,7 +193,7 @@ impl Ledger {
     }
 }
 
-fn decode(row: &EntityRow) -> Result<State, Error> {
+pub(crate) fn decode(row: &EntityRow) -> Result<State, Error> {
     serde_json::from_str(&row.body)
         .map_err(|error| Error::Corrupt(format!("state of {}: {error}", row.stream)))
 }

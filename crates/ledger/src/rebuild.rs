@@ -10,9 +10,10 @@ use kernel::dsse::{self, Envelope};
 use kernel::machine::Stream;
 use kernel::note::Note;
 use kernel::receipt::{ChainEnd, LogId, Statement};
+use kernel::signing_key::{Handover, KeyRanges};
 use kernel::tree::{self, Frontier};
 use kernel::values::{Digest, Timestamp};
-use kernel::verify::{self, Keys, Trust};
+use kernel::verify::{self, Keys, Trust, Verified};
 use serde::Serialize;
 
 use crate::Error;
@@ -67,7 +68,8 @@ impl Report {
     }
 }
 
-/// Reads a whole log and checks every signature, the chain, every leaf and stored tree hash, and
+/// Reads a whole log and checks every signature, that its key was the log's at that index, the
+/// chain, every leaf and stored tree hash, and
 /// that the signed checkpoint is of exactly this tree. Uses every processor. A log that grows
 /// meanwhile is checked up to where it ended at first.
 ///
@@ -81,9 +83,8 @@ pub fn verify_log(
     let mut report = Report::new(log.origin(host));
     let head = store.head(log)?;
     let size = head.as_ref().map_or(0, |head| head.frontier.size());
-    let mut trusted = Keys::default();
-    trusted.insert(keys.p256(log.tenant(), Purpose::Receipt)?.spki_der(), Trust::Pinned);
-    let checker = Checker { origin: report.origin.clone(), keys: trusted };
+    let checker = Checker { origin: report.origin.clone(), tenant: log.tenant(), keys };
+    let mut signers = Signers::default();
     let mut tree = Tree::default();
     let mut last: Option<ReceiptRow> = None;
     let mut page = read_page(store, log, 0, size)?;
@@ -92,8 +93,9 @@ pub fn verify_log(
             let shares = checker.start(scope, last.as_ref(), &page);
             let next = read_page(store, log, end, size);
             for share in shares {
-                let faults = share.join().map_err(|_| Error::Stopped)?;
-                faults.iter().for_each(|(index, error)| report.bad(*index, error));
+                let found = share.join().map_err(|_| Error::Stopped)?;
+                found.faults.iter().for_each(|(index, error)| report.bad(*index, error));
+                signers.follow(found.signed, &mut report);
             }
             next
         })?;
@@ -143,21 +145,52 @@ fn dense(page: &[ReceiptRow], from: u64, size: u64, report: &mut Report) -> Opti
 }
 
 /// What every receipt of a log is checked against.
-struct Checker {
+struct Checker<'a> {
     origin: String,
-    keys: Keys,
+    tenant: &'a str,
+    keys: &'a dyn KeyProvider,
 }
 
-type Faults = Vec<(u64, String)>;
+/// What a share of a page holds.
+#[derive(Default)]
+struct Found {
+    faults: Vec<(u64, String)>,
+    signed: Vec<SignedBy>,
+}
 
-impl Checker {
+/// Who signed a receipt, and the key that it brings in.
+struct SignedBy {
+    index: u64,
+    key_id: Digest,
+    handover: Option<Handover>,
+}
+
+/// The keys of the log, as its receipts say, up to where it was read.
+#[derive(Default)]
+struct Signers(Option<KeyRanges>);
+
+impl Signers {
+    /// Checks that each receipt was signed by the key that was the log's at its index.
+    fn follow(&mut self, signed: Vec<SignedBy>, report: &mut Report) {
+        for SignedBy { index, key_id, handover } in signed {
+            let ranges = self.0.get_or_insert_with(|| KeyRanges::start(key_id));
+            let fits = ranges.check(index, &key_id);
+            let fits = fits.and_then(|()| handover.map_or(Ok(()), |next| ranges.hand_over(&next)));
+            if let Err(error) = fits {
+                report.bad(index, &error);
+            }
+        }
+    }
+}
+
+impl Checker<'_> {
     /// Starts checking a page, its share on every processor. `before` is the row before it.
     fn start<'scope>(
         &'scope self,
         scope: &'scope thread::Scope<'scope, '_>,
         before: Option<&'scope ReceiptRow>,
         page: &'scope [ReceiptRow],
-    ) -> Vec<thread::ScopedJoinHandle<'scope, Faults>> {
+    ) -> Vec<thread::ScopedJoinHandle<'scope, Found>> {
         let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let share = page.len().div_ceil(threads).max(1);
         let mut before = before;
@@ -171,30 +204,59 @@ impl Checker {
     }
 
     /// Checks neighbouring rows. The row before them is trusted here: another share checks it.
-    fn check(&self, before: Option<&ReceiptRow>, rows: &[ReceiptRow]) -> Faults {
-        let mut faults = Faults::new();
+    fn check(&self, before: Option<&ReceiptRow>, rows: &[ReceiptRow]) -> Found {
+        let mut found = Found::default();
+        let mut keys = Keys::default();
         let mut end = ChainEnd::start(self.origin.as_str());
         if let Some(before) = before {
             resume(&mut end, before);
         }
         for row in rows {
             if tree::leaf_hash(&row.envelope) != row.leaf {
-                faults.push((row.index, "the stored leaf hash is of other bytes".to_owned()));
+                found.fault(row, "the stored leaf hash is of other bytes");
             }
-            match verify::verify_envelope(&row.envelope, &self.keys, &NativeVerifier) {
+            let verified = match self.verify(&row.envelope, &mut keys) {
                 Err(error) => {
-                    faults.push((row.index, error.to_string()));
+                    found.fault(row, error);
                     resume(&mut end, row);
+                    continue;
                 }
-                Ok(verified) => {
-                    if let Err(error) = end.follow(&verified.payload) {
-                        faults.push((row.index, error.to_string()));
-                        resume(&mut end, row);
-                    }
+                Ok(verified) => verified,
+            };
+            let handover = match end.follow(&verified.payload) {
+                Err(error) => {
+                    found.fault(row, error);
+                    resume(&mut end, row);
+                    Ok(None)
                 }
-            }
+                Ok(statement) => Handover::read(row.index, &statement.predicate.transitions),
+            };
+            let handover = handover.unwrap_or_else(|error| {
+                found.fault(row, error);
+                None
+            });
+            found.signed.push(SignedBy { index: row.index, key_id: verified.key_id, handover });
         }
-        faults
+        found
+    }
+
+    /// Any key of the tenant is good for a signature; for which receipts is checked in the order
+    /// of the log.
+    fn verify(&self, envelope: &[u8], keys: &mut Keys) -> Result<Verified, verify::Error> {
+        let verified = verify::verify_envelope(envelope, keys, &NativeVerifier);
+        let Err(verify::Error::UnknownKey(key_id)) = &verified else { return verified };
+        match self.keys.p256_by_id(self.tenant, Purpose::Receipt, key_id) {
+            Ok(key) => keys.insert(key.spki_der(), Trust::Pinned),
+            // Not among the tenant's: who signed is unknown.
+            Err(_) => return verified,
+        };
+        verify::verify_envelope(envelope, keys, &NativeVerifier)
+    }
+}
+
+impl Found {
+    fn fault(&mut self, row: &ReceiptRow, fault: impl std::fmt::Display) {
+        self.faults.push((row.index, fault.to_string()));
     }
 }
 

@@ -10,6 +10,7 @@ use kernel::limits;
 use kernel::machine::{self, Command, Refusal, State, Stream};
 use kernel::note::{Checkpoint, Note, NoteSignature};
 use kernel::receipt::{Body, LogId, Position, Statement, Transition};
+use kernel::signing_key::KeyRanges;
 use kernel::tree::Frontier;
 use kernel::values::{Digest, Timestamp};
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +20,7 @@ use crate::keys::{KeyProvider, NoteSigner, P256Signer, Purpose};
 use crate::project::Versioned;
 use crate::sign::{SignPool, Signed, Unsigned};
 use crate::store::{Commit, Head, HeadUpdate, ReceiptRow, SideRow, Store, check_text};
-use crate::{Batch, Clock, Committed, Error};
+use crate::{Batch, Beginnings, Clock, Committed, Error, log_keys};
 
 /// Batches in one physical commit. 256 receipts of 2 KB are half a megabyte: one fsync's worth.
 const GROUP_MAX: usize = 256;
@@ -34,12 +35,14 @@ pub(crate) struct Request {
 
 type Answer = oneshot::Sender<Result<Committed, Error>>;
 
-/// What the next receipt of a log must follow.
-#[derive(Clone, Copy)]
+/// What the next receipt of a log must follow, and who signs it.
+#[derive(Clone)]
 struct Tail {
     size: u64,
     prev: Digest,
     time: Timestamp,
+    keys: Arc<KeyRanges>,
+    signer: Arc<dyn P256Signer>,
 }
 
 /// A log as this thread has it in memory.
@@ -48,7 +51,6 @@ struct Log {
     tail: Tail,
     frontier: Frontier,
     edges: Edges,
-    receipts: Arc<dyn P256Signer>,
     notes: Arc<dyn NoteSigner>,
 }
 
@@ -77,9 +79,18 @@ struct Group {
     side: Vec<SideRow>,
 }
 
+/// What a sequencer works with.
+pub(crate) struct Seams {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) keys: Arc<dyn KeyProvider>,
+    pub(crate) beginnings: Beginnings,
+    pub(crate) clock: Clock,
+}
+
 pub(crate) struct Sequencer {
     store: Arc<dyn Store>,
     keys: Arc<dyn KeyProvider>,
+    beginnings: Beginnings,
     clock: Clock,
     host: String,
     epoch: u64,
@@ -89,16 +100,11 @@ pub(crate) struct Sequencer {
 }
 
 impl Sequencer {
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        keys: Arc<dyn KeyProvider>,
-        clock: Clock,
-        host: String,
-        epoch: u64,
-    ) -> Self {
+    pub(crate) fn new(seams: Seams, host: String, epoch: u64) -> Self {
+        let Seams { store, keys, beginnings, clock } = seams;
         let pool = SignPool::start();
         let (logs, states) = (HashMap::new(), HashMap::new());
-        Self { store, keys, clock, host, epoch, logs, states, pool }
+        Self { store, keys, beginnings, clock, host, epoch, logs, states, pool }
     }
 
     /// Serves until every sender is gone or another server takes over.
@@ -162,8 +168,8 @@ impl Sequencer {
     fn chain(&mut self, group: &mut Group, batch: Batch) -> Result<Chained, Error> {
         batch.side.iter().try_for_each(SideRow::check_texts)?;
         let tail = match group.tails.get(&batch.log) {
-            Some(tail) => *tail,
-            None => self.log(&batch.log)?.tail,
+            Some(tail) => tail.clone(),
+            None => self.log(&batch.log)?.tail.clone(),
         };
         let time = (self.clock)().max(tail.time);
         for (stream, version) in &batch.expect {
@@ -213,11 +219,18 @@ impl Sequencer {
     ) -> Result<(), Error> {
         let known = self.log(log)?;
         let position = Position { origin: known.origin.clone(), index: tail.size, prev: tail.prev };
-        let payload = Statement::new(log, position, time, body).payload()?;
+        let statement = Statement::new(log, position, time, body);
+        let payload = statement.payload()?;
         let size = tail.size.saturating_add(1);
         let prev = Digest::of(&payload);
-        let unsigned = Unsigned { index: tail.size, payload, signer: known.receipts.clone() };
-        group.tails.insert(log.clone(), Tail { size, prev, time });
+        let unsigned = Unsigned { index: tail.size, payload, signer: tail.signer.clone() };
+        let (mut keys, mut signer) = (tail.keys, tail.signer);
+        // The old key signs the receipt that brings the new one in.
+        if let Some((next, handover)) = log_keys::next(&keys, &statement).map_err(Refusal::from)? {
+            signer = self.keys.p256_by_id(log.tenant(), Purpose::Receipt, &handover.key_id)?;
+            keys = Arc::new(next);
+        }
+        group.tails.insert(log.clone(), Tail { size, prev, time, keys, signer });
         group.receipts.push((log.clone(), unsigned));
         Ok(())
     }
@@ -233,7 +246,8 @@ impl Sequencer {
 
     /// The log, read from the store where it is not in memory.
     fn log(&mut self, id: &LogId) -> Result<&Log, Error> {
-        if !self.logs.contains_key(id) {
+        // A log without a receipt begins with the key that is the tenant's by then.
+        if self.logs.get(id).is_none_or(|log| log.tail.size == 0) {
             let log = self.load(id)?;
             self.logs.insert(id.clone(), log);
         }
@@ -242,23 +256,36 @@ impl Sequencer {
 
     fn load(&self, id: &LogId) -> Result<Log, Error> {
         let origin = id.origin(&self.host);
-        let (tail, frontier) = match self.store.head(id)? {
-            None => {
-                let start = Tail { size: 0, prev: Digest::of(b""), time: Timestamp(0) };
-                (start, Frontier::default())
-            }
-            Some(Head { prev, time, frontier, .. }) => {
-                (Tail { size: frontier.size(), prev, time }, frontier)
-            }
+        let (prev, time, frontier) = match self.store.head(id)? {
+            None => (Digest::of(b""), Timestamp(0), Frontier::default()),
+            Some(Head { prev, time, frontier, .. }) => (prev, time, frontier),
         };
+        let (keys, signer) = self.signer(id)?;
+        let tail = Tail { size: frontier.size(), prev, time, keys: Arc::new(keys), signer };
         Ok(Log {
             edges: Edges::load(self.store.as_ref(), id, tail.size)?,
-            receipts: self.keys.p256(id.tenant(), Purpose::Receipt)?,
             notes: self.keys.note(id.tenant(), &origin)?,
             origin,
             tail,
             frontier,
         })
+    }
+
+    /// Who signs the log's next receipt: whom the log itself names. A log without a receipt begins
+    /// with the tenant's newest key.
+    fn signer(&self, id: &LogId) -> Result<(KeyRanges, Arc<dyn P256Signer>), Error> {
+        let (tenant, purpose) = (id.tenant(), Purpose::Receipt);
+        if let Some(ranges) = log_keys::of_log(self.store.as_ref(), id)? {
+            let current = ranges.current().ok_or_else(|| Error::Corrupt(format!("{id:?}")))?;
+            let signer = self.keys.p256_by_id(tenant, purpose, &current)?;
+            return Ok((ranges, signer));
+        }
+        let newest = self.beginnings.lock().get(tenant).copied();
+        let signer = match newest {
+            Some(newest) => self.keys.p256_by_id(tenant, purpose, &newest)?,
+            None => self.keys.p256(tenant, purpose)?,
+        };
+        Ok((KeyRanges::start(signer.key_id()), signer))
     }
 
     /// Signs the group's receipts, makes everything durable, and only then moves on in memory.
@@ -299,7 +326,7 @@ impl Sequencer {
         self.store.commit(&commit)?;
         for (id, (frontier, edges)) in grown {
             if let (Some(log), Some(tail)) = (self.logs.get_mut(&id), tails.get(&id)) {
-                (log.tail, log.frontier, log.edges) = (*tail, frontier, edges);
+                (log.tail, log.frontier, log.edges) = (tail.clone(), frontier, edges);
             }
         }
         self.remember(states);

@@ -78,6 +78,8 @@ pub struct Config {
     pub witness_quorum: usize,
     /// How often they are asked, in seconds.
     pub witness_every_s: u32,
+    /// Where keys are.
+    pub keys: crate::KeysConfig,
 }
 
 /// The URL of a database. It may hold a password, so it is not shown.
@@ -154,6 +156,7 @@ impl Default for Config {
             witnesses: Vec::new(),
             witness_quorum: 0,
             witness_every_s: witnesses::EVERY_S_DEFAULT,
+            keys: crate::KeysConfig::default(),
         }
     }
 }
@@ -231,6 +234,7 @@ impl Config {
         if self.policy.ttl_s == 0 || self.policy.confirm_every_s == Some(0) {
             return value("policy", "ttl_s and confirm_every_s are at least 1");
         }
+        self.keys.check()?;
         witnesses::check(self)
     }
 }

@@ -15,7 +15,6 @@ use kernel::verify::Trust;
 use ledger::evidence::{
     BundleReport, ExportRequest, Pinned, Selection, export, export_under, verify_bundle,
 };
-use ledger::keys::Purpose;
 use ledger::proofs;
 use proto::HttpBody;
 use proto::evidence::evidence_service_server::EvidenceService;
@@ -26,6 +25,7 @@ use crate::actions::check_place;
 use crate::error::{Refused, Result};
 use crate::ledger_api::size_of;
 use crate::shared::{Caller, Shared};
+use crate::signing_keys;
 
 /// Receipts read at a time.
 const PAGE: u32 = 512;
@@ -220,8 +220,10 @@ fn checked(shared: &Shared, caller: &Caller, bytes: &[u8]) -> Result<BundleRepor
 fn check_as(shared: &Shared, log: &LogId, bytes: &[u8]) -> Result<BundleReport> {
     let keys = shared.ledger.keys();
     let origin = log.origin(shared.ledger.host());
+    let trusted = signing_keys::trusted(shared, log.tenant())?;
     let pinned = Pinned {
-        keys: vec![keys.p256(log.tenant(), Purpose::Receipt)?.spki_der().to_vec()],
+        keys: trusted.keys.into_values().collect(),
+        logs: trusted.logs,
         vkey: Some(keys.note(log.tenant(), &origin)?.verifier_key().clone()),
         trust: Trust::Pinned,
     };

@@ -1,31 +1,27 @@
 //! The identity service: the wire's face of tenants, workspaces, principals and keys.
 
 use kernel::control::Entity;
-use kernel::ids::TenantId;
 use kernel::machine::Kind;
 use kernel::values::Digest;
-use ledger::keys::{self, PublicKey};
 use prost::Message;
 use proto::identity::identity_service_server::IdentityService;
-use proto::identity::trust_key::Purpose;
 use proto::identity::{
     CreateKeyRequest, CreateKeyResponse, CreatePrincipalRequest, CreateTenantRequest,
     CreateTenantResponse, CreateWorkspaceRequest, DisablePrincipalRequest, EnablePrincipalRequest,
     GetPrincipalRequest, GetTenantKeysRequest, GetTenantKeysResponse, GetTenantRequest, Key,
-    KeyState, ListKeysRequest, ListKeysResponse, ListPrincipalsRequest, ListPrincipalsResponse,
+    ListKeysRequest, ListKeysResponse, ListPrincipalsRequest, ListPrincipalsResponse,
     ListSessionsRequest, ListSessionsResponse, ListTenantsRequest, ListTenantsResponse,
     ListWorkspacesRequest, ListWorkspacesResponse, Principal, ResumeTenantRequest,
-    RevokeKeyRequest, RevokeSessionRequest, RotateKeyRequest, RotateTokenKeyRequest,
-    RotateTokenKeyResponse, Session, SuspendTenantRequest, Tenant, TrustKey,
+    RevokeKeyRequest, RevokeSessionRequest, RotateKeyRequest, RotateSigningKeysRequest,
+    RotateTokenKeyRequest, RotateTokenKeyResponse, Session, SuspendTenantRequest, Tenant,
     UpdatePrincipalRequest, Workspace,
 };
 use tonic::{Request, Response, Status};
 
 use crate::error::{Refused, Result};
 use crate::identity::{Identity, wire_key};
-use crate::paging;
-use crate::sessions;
 use crate::shared::Caller;
+use crate::{paging, sessions, signing_keys};
 
 /// Serves identity.
 pub(crate) struct IdentityApi(pub(crate) Identity);
@@ -38,23 +34,15 @@ fn body(wire: &impl Message) -> Digest {
 }
 
 impl IdentityApi {
-    /// The keys of a tenant's receipts and policies, and of every log of both planes.
-    fn tenant_keys(&self, tenant: &str) -> Result<GetTenantKeysResponse> {
-        let unknown = || Refused::not_found("tenant");
-        let id = TenantId::new(tenant).map_err(|_| unknown())?;
-        let shared = &self.0.0;
-        if shared.control.directory.tenant(&id).is_none() {
-            return Err(unknown());
-        }
-        let mut found = keys::public_keys(&shared.control.ledger, id.as_str())?;
-        for key in keys::public_keys(&shared.ledger, id.as_str())? {
-            // The keys of receipts and policies serve both planes.
-            if !found.contains(&key) {
-                found.push(key);
-            }
-        }
-        let keys = found.into_iter().map(trust_key).collect::<Result<_>>()?;
-        Ok(GetTenantKeysResponse { keys })
+    /// Rotates the receipt key of the caller's tenant, and shows its keys.
+    async fn rotate(
+        &self,
+        caller: &Caller,
+        wire: &RotateSigningKeysRequest,
+    ) -> Result<GetTenantKeysResponse> {
+        self.0.own_tenant(caller, &wire.tenant)?;
+        signing_keys::rotate(&self.0.0, caller, body(wire)).await?;
+        signing_keys::public(&self.0.0, &wire.tenant)
     }
 
     async fn create_tenant(
@@ -151,34 +139,21 @@ impl IdentityApi {
     }
 }
 
-fn trust_key(key: PublicKey) -> Result<TrustKey> {
-    let purpose = match key.purpose {
-        "receipt" => Purpose::Receipt,
-        "policy" => Purpose::Policy,
-        "checkpoint" => Purpose::Log,
-        other => return Err(Refused::internal(format!("a key for `{other}`"))),
-    };
-    let spki = keys::from_pem(&key.pem).ok_or_else(|| Refused::internal("a key without PEM"))?;
-    Ok(TrustKey {
-        key_id: Digest::of(&spki).hex(),
-        algorithm: key.algorithm.to_owned(),
-        purpose: purpose.into(),
-        public_key_pem: key.pem,
-        vkey: key.vkey.unwrap_or_default(),
-        state: KeyState::Active.into(),
-        from_index: 0,
-        to_index: None,
-        origin: key.origin.unwrap_or_default(),
-    })
-}
-
 #[tonic::async_trait]
 impl IdentityService for IdentityApi {
     async fn get_tenant_keys(
         &self,
         request: Request<GetTenantKeysRequest>,
     ) -> Reply<GetTenantKeysResponse> {
-        Ok(Response::new(self.tenant_keys(&request.get_ref().tenant)?))
+        Ok(Response::new(signing_keys::public(&self.0.0, &request.get_ref().tenant)?))
+    }
+
+    async fn rotate_signing_keys(
+        &self,
+        request: Request<RotateSigningKeysRequest>,
+    ) -> Reply<GetTenantKeysResponse> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(self.rotate(&caller, request.get_ref()).await?))
     }
 
     async fn create_tenant(

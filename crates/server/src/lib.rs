@@ -13,6 +13,7 @@ mod evidence;
 mod grpc;
 mod identity;
 mod identity_api;
+mod keys;
 mod ledger_api;
 mod lifecycle;
 pub mod limits;
@@ -26,6 +27,7 @@ mod rate;
 mod receipts;
 mod sessions;
 mod shared;
+mod signing_keys;
 mod standby;
 mod start;
 mod stores;
@@ -39,6 +41,7 @@ mod witnesses;
 pub use config::{
     Config, DatabaseUrl, Error as ConfigError, Overrides, Policy as PolicyConfig, Tls,
 };
+pub use keys::{Keys as KeysConfig, Provider as KeyProviderConfig, open_keys};
 pub use start::{Credentials, Error as StartError, Running, start};
 pub use witnesses::WitnessConfig;
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use kernel::dsse::Envelope;
 use kernel::receipt::{LogId, Statement, parse_receipt_id};
+use kernel::signing_key::LogKeys;
 use kernel::values::Digest;
-use kernel::verify::{Keys, Trust, verify_envelope};
-use ledger::keys::{self, NativeVerifier, Purpose};
+use kernel::verify::{Keys, Trust, verify_receipt};
+use ledger::keys::{self, NativeVerifier};
 use ledger::store::ReceiptRow;
 use ledger::{Ledger, proofs};
 use proto::receipts::receipts_service_server::ReceiptsService;
@@ -22,8 +23,8 @@ use tonic::{Request, Response, Status};
 use crate::actions::find;
 use crate::error::{Refused, Result};
 use crate::ledger_api::named_log;
-use crate::paging;
 use crate::shared::{Caller, Shared};
+use crate::{paging, signing_keys};
 
 /// Serves receipts.
 pub(crate) struct ReceiptsApi(pub(crate) Arc<Shared>);
@@ -117,17 +118,19 @@ impl ReceiptsApi {
         }
     }
 
-    /// The receipt key of the caller's tenant, and the one that the caller brought.
+    /// The receipt keys of the caller's tenant, with what they are valid for, and the one that the
+    /// caller brought.
     fn known_keys(&self, caller: &Caller, pem: Option<&str>) -> Result<KnownKeys> {
-        let mut known = KnownKeys { keys: Keys::default(), trust: BTreeMap::new() };
-        let own = self.0.ledger.keys().p256(caller.tenant.as_str(), Purpose::Receipt)?;
+        let own = signing_keys::trusted(&self.0, caller.tenant.as_str())?;
+        let (keys, trust) = (Keys::default(), BTreeMap::new());
+        let mut known = KnownKeys { keys, trust, logs: own.logs };
         if let Some(pem) = pem {
             let spki = keys::from_pem(pem).ok_or_else(|| {
                 Refused::invalid("public_key_pem: send a `BEGIN PUBLIC KEY` block (SPKI)")
             })?;
             known.add(&spki, Trust::CallerSupplied);
         }
-        known.add(own.spki_der(), Trust::Pinned);
+        own.keys.values().for_each(|spki| known.add(spki, Trust::Pinned));
         Ok(known)
     }
 }
@@ -136,6 +139,7 @@ impl ReceiptsApi {
 struct KnownKeys {
     keys: Keys,
     trust: BTreeMap<Digest, Trust>,
+    logs: LogKeys,
 }
 
 impl KnownKeys {
@@ -144,13 +148,12 @@ impl KnownKeys {
         self.trust.insert(id, trust);
     }
 
-    /// Checks the signature and the form of a receipt, and reads what it says.
+    /// Checks the signature and the form of a receipt and that its key was its log's, and reads
+    /// what it says.
     fn check(&self, envelope: &[u8]) -> (VerifyReceiptResponse, Option<Statement>) {
         let key_id = Envelope::parse(envelope).ok().map(|envelope| envelope.key_id);
         let trust = key_id.and_then(|id| self.trust.get(&id)).copied();
-        let checked = verify_envelope(envelope, &self.keys, &NativeVerifier)
-            .map_err(|error| error.to_string())
-            .and_then(|good| Statement::parse(&good.payload).map_err(|e| e.to_string()));
+        let checked = verify_receipt(envelope, &self.keys, &self.logs, &NativeVerifier);
         let answer = |errors: Vec<String>| VerifyReceiptResponse {
             valid: errors.is_empty(),
             trust: wire_trust(trust.unwrap_or(Trust::Unknown)).into(),
@@ -158,8 +161,8 @@ impl KnownKeys {
             errors,
         };
         match checked {
-            Ok(statement) => (answer(Vec::new()), Some(statement)),
-            Err(error) => (answer(vec![error]), None),
+            Ok((_, statement)) => (answer(Vec::new()), Some(statement)),
+            Err(error) => (answer(vec![error.to_string()]), None),
         }
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Control {
     pub(crate) doubt: Arc<Doubt>,
     /// Held while a tenant is made.
     pub(crate) founding: tokio::sync::Mutex<()>,
+    /// Held while a tenant's receipt key is rotated.
+    pub(crate) rotating: tokio::sync::Mutex<()>,
 }
 
 /// Everything that handlers share.

@@ -46,7 +46,7 @@ use crate::tokens::Tokens;
 use crate::tools::ToolsApi;
 use crate::waiters::Waiters;
 use crate::witnesses::{self, Witnesses};
-use crate::{Config, ConfigError, doubt, grpc, limits, oauth};
+use crate::{Config, ConfigError, doubt, grpc, keys, limits, oauth, signing_keys};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +165,7 @@ impl Running {
 pub async fn start(config: Config) -> Result<Running, Error> {
     config.check()?;
     let tools = tools(&config)?;
+    let hardware = keys::connect(&config.keys)?;
     let listener = Listener::bind(&config.listen, config.tls.as_ref()).await?;
     let url = format!("{}://{}", listener.scheme(), listener.address);
     let issuer = config.public_url.clone().unwrap_or_else(|| issuer(&config, &listener));
@@ -178,7 +179,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         ended: Arc::default(),
         stores,
     };
-    let start = Start::of(&running, config, tools, issuer);
+    let start = Start::of(&running, config, tools, issuer, hardware);
     let router = match running.stores.occupied()? {
         None => {
             let epochs = running.stores.acquire()?;
@@ -202,6 +203,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 struct Start {
     config: Config,
     tools: Tools,
+    hardware: Option<Arc<dyn KeyProvider>>,
     url: String,
     issuer: String,
     stores: Arc<Stores>,
@@ -212,10 +214,17 @@ struct Start {
 }
 
 impl Start {
-    fn of(running: &Running, config: Config, tools: Tools, issuer: String) -> Self {
+    fn of(
+        running: &Running,
+        config: Config,
+        tools: Tools,
+        issuer: String,
+        hardware: Option<Arc<dyn KeyProvider>>,
+    ) -> Self {
         Self {
             config,
             tools,
+            hardware,
             issuer,
             url: running.url.clone(),
             stores: running.stores.clone(),
@@ -245,7 +254,8 @@ impl Start {
 
     /// Loads what is known, recovers what was cut off, and starts to serve.
     async fn serve(self, epochs: Epochs) -> Result<(Router, Option<PathBuf>), Error> {
-        let Self { config, tools, url, issuer, stores, stop, tasks, running, ended } = self;
+        let Self { config, tools, hardware, url, issuer, stores, stop, tasks, running, ended } =
+            self;
         // From the first moment: what was lost while starting must not be served.
         let (watched, stopped) = (stores.clone(), stop.clone());
         tasks.spawn(async move {
@@ -257,7 +267,12 @@ impl Start {
                 }
             }
         });
-        let shared = Arc::new(open(config, tools, issuer, &stores, epochs, running)?);
+        let keys = match hardware {
+            Some(hardware) => hardware,
+            None => Arc::new(FileKeys::open(&config.keys_dir())?),
+        };
+        let shared = Arc::new(open(config, tools, issuer, keys, &stores, epochs, running)?);
+        signing_keys::resume(&shared).await?;
         queue::recover(&shared).await?;
         let credentials = first_start(&shared, &url).await?;
         for tenant in shared.control.directory.tenants() {
@@ -294,12 +309,12 @@ pub(crate) fn open(
     config: Config,
     tools: Tools,
     issuer: String,
+    keys: Arc<dyn KeyProvider>,
     stores: &Stores,
     epochs: Epochs,
     running: TaskTracker,
 ) -> Result<Shared, Error> {
     let clock: Clock = system_clock();
-    let keys: Arc<dyn KeyProvider> = Arc::new(FileKeys::open(&config.keys_dir())?);
     let plane = |store: &Arc<dyn Store>, epoch| {
         Ledger::start_at(store.clone(), keys.clone(), clock.clone(), &config.host, epoch)
     };
@@ -318,6 +333,7 @@ pub(crate) fn open(
             vault: Vault::new(control.clone(), keys.clone()),
             ledger: control,
             founding: tokio::sync::Mutex::default(),
+            rotating: tokio::sync::Mutex::default(),
         },
         vault: Vault::new(runtime.clone(), keys),
         ledger: runtime,

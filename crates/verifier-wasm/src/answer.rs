@@ -6,6 +6,7 @@ use kernel::note::{self, Checkpoint, Note, VerifierKey};
 use kernel::pem;
 use kernel::proof::{self, TlogProof};
 use kernel::receipt::Statement;
+use kernel::signing_key::LogKeys;
 use kernel::tree;
 use kernel::values::Digest;
 use kernel::verify::{self, Keys, Trust, verify_checkpoint, verify_envelope};
@@ -170,7 +171,8 @@ fn check(question: Question) -> Result<Answer, Error> {
         }
         Question::Bundle { tar, files, keys, log_key, trust, since, witnesses, quorum } => {
             let vkey = log_key.map(|key| key.parse()).transpose()?;
-            let pinned = Pinned { keys: decode_keys(&keys)?, vkey, trust: trust.into() };
+            let (keys, logs) = (decode_keys(&keys)?, LogKeys::default());
+            let pinned = Pinned { keys, vkey, trust: trust.into(), logs };
             let witnesses = witnesses.iter().map(|key| key.parse()).collect::<Result<_, _>>()?;
             let demands = Demands { since: since.map(|since| since.0), witnesses, quorum };
             match (tar, files) {

@@ -12,7 +12,7 @@ use proto::identity::{
     RotateKeyRequest, SuspendTenantRequest, UpdatePrincipalRequest, Workspace as WorkspaceEntry,
 };
 
-use super::{Paging, next};
+use super::{Paging, next, signing_keys};
 use crate::context::Context;
 use crate::credentials::Credentials;
 use crate::exit::Exit;
@@ -41,12 +41,28 @@ pub(crate) enum Tenant {
         /// Its name.
         name: String,
     },
+    /// Show the public keys of a tenant and what each is valid for; for anybody.
+    Keys {
+        /// The tenant; without it that of the credentials file.
+        tenant: Option<String>,
+    },
+    /// Make a new key for the tenant's receipts; what older ones signed stays valid.
+    Rotate {
+        /// The tenant; without it that of the credentials file.
+        tenant: Option<String>,
+    },
 }
 
 impl Tenant {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        match self {
+            Self::Keys { tenant } => return signing_keys::show(tenant, context).await,
+            Self::Rotate { tenant } => return signing_keys::rotate(tenant, context).await,
+            _ => {}
+        }
         let (client, output) = (context.client()?, context.output());
         match self {
+            Self::Keys { .. } | Self::Rotate { .. } => {}
             Self::Create { name: tenant, out } => {
                 let request = CreateTenantRequest { tenant: tenant.clone() };
                 let mut created = client.create_tenant(&request, None).await?;

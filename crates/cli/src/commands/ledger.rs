@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use kernel::receipt::LogId;
-use ledger::keys::FileKeys;
 use ledger::postgres::{Owner, Plane, Postgres, limits};
 use ledger::rebuild::{Report, rebuild, verify_states};
 use ledger::sqlite::Sqlite;
 use ledger::store::Store;
 use proto::ledger::{VerifyLedgerRequest, VerifyLedgerResponse};
 use serde::Serialize;
-use server::DatabaseUrl;
+use server::{Config, DatabaseUrl, KeyProviderConfig, Overrides};
 
 use super::demands::{Demanded, log_key as log_key_of};
 use super::growth;
@@ -66,6 +65,9 @@ pub(crate) struct Folder {
     /// The host that begins the origin of its logs, as in tally.yaml.
     #[arg(long, default_value = "localhost", value_name = "NAME")]
     host: String,
+    /// The configuration of the server, where its keys are not in the folder.
+    #[arg(long, value_name = "FILE", requires = "data")]
+    config: Option<PathBuf>,
     /// The database, where the logs are in one.
     #[arg(
         long,
@@ -93,10 +95,17 @@ impl Ledger {
                 let message = "--since and --witness go with the API, or with `tally verify`";
                 Err(Failure::Usage(message.to_owned()).into())
             }
-            Self::Verify { folder: Folder { data: Some(data), host, database }, .. } => {
-                let stopped = Stopped::open(&data, database).await?;
-                let keys = FileKeys::open(&data.join("keys"))?;
-                stopped.each_log(context, |store, log| verify_states(store, &host, &keys, log))
+            Self::Verify {
+                folder: Folder { data: Some(data), host, config, database }, ..
+            } => {
+                let overrides = Overrides { data: Some(data.clone()), ..Overrides::default() };
+                let config = Config::load(config.as_deref(), overrides)?;
+                let in_folder = config.keys.provider == KeyProviderConfig::File;
+                let with = in_folder.then(|| config.keys_dir().join("master.key"));
+                let stopped = Stopped::open(&data, with.as_deref(), database).await?;
+                let keys = server::open_keys(&config)?;
+                let keys = keys.as_ref();
+                stopped.each_log(context, |store, log| verify_states(store, &host, keys, log))
             }
             Self::Verify { workspace, log_key, demanded, .. } => {
                 match (demanded.read()?, log_key) {
@@ -114,8 +123,8 @@ impl Ledger {
                 growth::show(workspace, cosigned, context).await
             }
             Self::Rebuild(Folder { data: Some(data), database, .. }) => {
-                let stopped = Stopped::open(&data, database).await?;
-                stopped.each_log(context, |store, log| rebuild(store, log))
+                let stopped = Stopped::open(&data, None, database).await?;
+                stopped.each_log(context, rebuild)
             }
             Self::Rebuild(_) => Err(Failure::Usage("give --data DIR".to_owned()).into()),
         }
@@ -131,16 +140,23 @@ struct Stopped {
 }
 
 impl Stopped {
-    async fn open(data: &Path, database: Option<String>) -> anyhow::Result<Self> {
+    /// `key`: the file with the key of keys, where it must be there too.
+    async fn open(
+        data: &Path,
+        key: Option<&Path>,
+        database: Option<String>,
+    ) -> anyhow::Result<Self> {
         let bad = |reason: String| {
             let data = data.display();
             Failure::Usage(format!("--data `{data}`: {reason}"))
         };
         // Opening would make what is absent, and new keys would verify nothing.
         let files = if database.is_none() { &STORES[..] } else { &[] };
-        for name in files.iter().chain(&["keys/master.key", "lock"]) {
-            if !data.join(name).is_file() {
-                return Err(bad(format!("is no data folder: it has no `{name}`")).into());
+        let files = files.iter().chain(&["lock"]).map(|name| data.join(name));
+        for path in files.chain(key.map(Path::to_owned)) {
+            if !path.is_file() {
+                let path = path.display();
+                return Err(bad(format!("is no data folder: there is no `{path}`")).into());
             }
         }
         let lock = OpenOptions::new().write(true).open(data.join("lock"));
@@ -155,7 +171,9 @@ impl Stopped {
             }
             Some(url) => {
                 held = hold(data, DatabaseUrl(url)).await?;
-                stores.extend(held.iter().map(|store| -> Arc<dyn Store> { store.clone() }));
+                for store in &held {
+                    stores.push(store.clone());
+                }
             }
         }
         Ok(Self { stores, held, _lock: lock })

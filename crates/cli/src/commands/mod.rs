@@ -14,6 +14,7 @@ pub(crate) mod migrate;
 pub(crate) mod policy;
 pub(crate) mod receipts;
 pub(crate) mod serve;
+pub(crate) mod signing_keys;
 pub(crate) mod token;
 pub(crate) mod tools;
 pub(crate) mod verify;

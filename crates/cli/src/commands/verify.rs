@@ -4,12 +4,14 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
+use kernel::signing_key::LogKeys;
 use kernel::verify::Trust;
 use ledger::evidence::{BundleReport, Pinned, verify_path_with};
 use ledger::keys::from_pem;
 use serde::Serialize;
 
 use super::demands::{self, Demanded, Met, log_key};
+use super::signing_keys::Published;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 
@@ -18,9 +20,14 @@ use crate::exit::{Exit, Failure};
 pub(crate) struct Verify {
     /// A bundle, an unpacked bundle, or one receipt (.dsse.json).
     path: PathBuf,
-    /// A receipt key that you trust, PEM; may be repeated. Keys in the bundle do not count then.
+    /// A receipt key that you trust, PEM; may be repeated. Keys in the bundle do not count then,
+    /// but for those that a trusted one hands over to: a log's first key vouches for all of it.
     #[arg(long, value_name = "PEM")]
     key: Vec<PathBuf>,
+    /// What `tally tenant keys --json` wrote, when you trusted it: the receipt keys with what each
+    /// is valid for.
+    #[arg(long, value_name = "JSON", conflicts_with = "key")]
+    keys: Option<PathBuf>,
     /// The key of the log that you trust, or @FILE.
     #[arg(long, value_name = "VKEY")]
     log_key: Option<String>,
@@ -40,10 +47,15 @@ struct Found {
 
 impl Verify {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<Exit> {
-        let pinned = Pinned {
-            keys: self.key.iter().map(read_key).collect::<Result<_, _>>()?,
-            vkey: self.log_key.as_deref().map(log_key).transpose()?,
-            trust: Trust::CallerSupplied,
+        let vkey = self.log_key.as_deref().map(log_key).transpose()?;
+        let pinned = match &self.keys {
+            Some(path) => Published::read(path)?.pinned(vkey)?,
+            None => Pinned {
+                keys: self.key.iter().map(read_key).collect::<Result<_, _>>()?,
+                vkey,
+                trust: Trust::CallerSupplied,
+                logs: LogKeys::default(),
+            },
         };
         let demands = self.demanded.read()?.unwrap_or_default();
         let pinned = is_pinned(&pinned).then_some(&pinned);

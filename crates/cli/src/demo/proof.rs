@@ -5,17 +5,15 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use kernel::dsse::Envelope;
-use kernel::verify::Trust;
 use ledger::evidence::{Pinned, verify_path};
-use ledger::keys::from_pem;
 use proto::actions::Action;
 use proto::evidence::ExportEvidenceRequest;
-use proto::identity::trust_key::Purpose;
-use proto::identity::{GetTenantKeysRequest, TrustKey};
+use proto::identity::GetTenantKeysRequest;
 use proto::receipts::GetReceiptRequest;
 
 use super::say::{expect, say, step, then};
 use super::world::World;
+use crate::commands::signing_keys::Published;
 use crate::commands::verify;
 
 /// An exported bundle, and the keys that were got another way.
@@ -63,15 +61,12 @@ pub(super) async fn export(world: &World, actions: &[&Action]) -> anyhow::Result
 async fn pinned_keys(world: &World) -> anyhow::Result<Pinned> {
     let request = GetTenantKeysRequest { tenant: world.tenant.clone() };
     let keys = world.owner.client.get_tenant_keys(&request).await?.keys;
-    let receipt_keys = keys.iter().filter(|key| key.purpose() == Purpose::Receipt);
-    let receipt_keys: Vec<_> =
-        receipt_keys.filter_map(|key| from_pem(&key.public_key_pem)).collect();
-    anyhow::ensure!(!receipt_keys.is_empty(), "the tenant publishes no receipt key");
-    let origin = |key: &&TrustKey| key.origin.ends_with(&format!("/{}", world.log));
-    let log_key = keys.iter().filter(|key| key.purpose() == Purpose::Log).find(origin);
-    let log_key = log_key.context("the tenant publishes no key of the log")?;
-    let vkey = Some(log_key.vkey.parse()?);
-    Ok(Pinned { keys: receipt_keys, vkey, trust: Trust::CallerSupplied })
+    let published = Published::new(keys);
+    let log_key =
+        published.log_key(&world.log).context("the tenant publishes no key of the log")?;
+    let pinned = published.pinned(Some(log_key))?;
+    anyhow::ensure!(!pinned.keys.is_empty(), "the tenant publishes no receipt key");
+    Ok(pinned)
 }
 
 /// Verifies the bundle without the server.

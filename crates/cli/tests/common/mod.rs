@@ -84,6 +84,7 @@ pub(crate) struct Server {
     /// Its data folder.
     pub(crate) data: PathBuf,
     config: PathBuf,
+    env: Vec<(String, PathBuf)>,
     process: Child,
     log: Log,
     /// The URL of its database, where it has one.
@@ -99,12 +100,18 @@ impl Server {
 
     /// Starts a server in a folder where one may have been before, under `data`.
     pub(crate) fn start_in(folder: TempDir, yaml: &str) -> Self {
+        Self::start_with(folder, yaml, Vec::new())
+    }
+
+    /// The same, with variables that its environment has besides.
+    pub(crate) fn start_with(folder: TempDir, yaml: &str, env: Vec<(String, PathBuf)>) -> Self {
         let data = folder.path().join("data");
         let config = folder.path().join("tally.yaml");
         fs::write(&config, format!("host: tally.test\n{yaml}\n")).unwrap();
-        let (process, url, log) = spawn(&data, &config, "127.0.0.1:0");
+        let (process, url, log) = spawn(&data, &config, "127.0.0.1:0", &env);
         let owner = Client::new(&url, credentials(&data)["key"].as_str().unwrap()).unwrap();
-        Self { url, owner, data, config, process, log, database: None, _folder: folder }
+        let database = None;
+        Self { url, owner, data, config, env, process, log, database, _folder: folder }
     }
 
     /// Ends the process as a crash does: kill -9.
@@ -139,7 +146,7 @@ impl Server {
     /// Starts the server again, on the same data and address. It must have ended before.
     pub(crate) fn restart(&mut self) {
         let address = self.url.split("://").nth(1).unwrap();
-        let (process, url, log) = spawn(&self.data, &self.config, address);
+        let (process, url, log) = spawn(&self.data, &self.config, address, &self.env);
         assert_eq!(url, self.url);
         (self.process, self.log) = (process, log);
     }
@@ -265,13 +272,19 @@ pub(crate) fn credentials(data: &Path) -> Value {
 }
 
 /// Starts a process and waits for its one line.
-fn spawn(data: &Path, config: &Path, address: &str) -> (Child, String, Log) {
+fn spawn(
+    data: &Path,
+    config: &Path,
+    address: &str,
+    env: &[(String, PathBuf)],
+) -> (Child, String, Log) {
     let mut process = command(&["serve", "--listen", address])
         .arg("--data")
         .arg(data)
         .arg("--config")
         .arg(config)
         .env("TALLY_LOG", LOG)
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

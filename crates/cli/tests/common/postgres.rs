@@ -40,10 +40,11 @@ impl Server {
         let yaml =
             format!("host: tally.test\ndatabase: {database:?}\nkeys_dir: {keys:?}\n{yaml}\n");
         fs::write(&config, yaml).unwrap();
-        let (process, url, log) = spawn(&data, &config, "127.0.0.1:0");
+        let env = self.env.clone();
+        let (process, url, log) = spawn(&data, &config, "127.0.0.1:0", &env);
         let owner = Client::new(&url, &self.owner_key()).unwrap();
         let database = self.database.clone();
-        Self { url, owner, data, config, process, log, database, _folder: folder }
+        Self { url, owner, data, config, env, process, log, database, _folder: folder }
     }
 
     /// What a stopped server has left behind: the stores of its planes.

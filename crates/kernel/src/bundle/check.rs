@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::names::{any_index, known, receipt_index, tile_of};
 use super::{Error, Files, Manifest, archive};
 use crate::limits;
 use crate::note::{Checkpoint, Note, VerifierKey};
 use crate::pem;
 use crate::proof::TlogProof;
 use crate::receipt::{ChainEnd, STATEMENT_TYPE, Statement};
+use crate::signing_key::{Handover, KeyRange, KeyRanges, LogKeys};
 use crate::tile::{self, Tile};
 use crate::tree::{self, Frontier};
 use crate::values::{Digest, Timestamp};
@@ -30,6 +32,8 @@ pub struct Pinned {
     pub vkey: Option<VerifierKey>,
     /// What vouches for them.
     pub trust: Trust,
+    /// What receipt keys are valid for, as far as it is known beforehand.
+    pub logs: LogKeys,
 }
 
 /// What a check found.
@@ -97,6 +101,8 @@ struct Receipt {
     digest: Digest,
     time: Timestamp,
     leaf: Digest,
+    key_id: Digest,
+    handover: Option<Handover>,
 }
 
 /// The log as its signed checkpoint has it.
@@ -115,12 +121,13 @@ pub fn verify_files(
     check.names();
     check.sums();
     let log = check.log(pinned);
-    check.manifest(log.as_ref());
     let receipts = check.receipts(log.as_ref());
     check.chain(&receipts);
+    let ranges = check.ranges(&receipts, log.as_ref());
+    check.manifest(log.as_ref(), ranges.as_ref());
     check.policies();
     if let Some(log) = &log {
-        check.tiles(&log.checkpoint, &receipts);
+        check.tiles(&log.checkpoint, &receipts, ranges.as_ref());
     }
     BundleReport {
         receipts: u64::try_from(receipts.len()).unwrap_or(u64::MAX),
@@ -134,6 +141,7 @@ struct Check<'a> {
     files: &'a Files<'a>,
     verifier: &'a dyn SignatureVerifier,
     keys: Keys,
+    logs: LogKeys,
     errors: Vec<Error>,
     trust: Option<Trust>,
 }
@@ -144,8 +152,9 @@ impl<'a> Check<'a> {
         pinned: Option<&Pinned>,
         verifier: &'a dyn SignatureVerifier,
     ) -> Self {
+        let logs = pinned.map(|pinned| pinned.logs.clone()).unwrap_or_default();
         let (keys, errors) = (Keys::default(), Vec::new());
-        let mut check = Self { files, verifier, keys, errors, trust: None };
+        let mut check = Self { files, verifier, keys, logs, errors, trust: None };
         let given = pinned.filter(|pinned| !pinned.keys.is_empty());
         for spki in given.iter().flat_map(|pinned| &pinned.keys) {
             check.keys.insert(spki, given.map_or(Trust::Unknown, |pinned| pinned.trust));
@@ -236,11 +245,17 @@ impl<'a> Check<'a> {
     }
 
     fn statement(&mut self, name: &str, bytes: &[u8]) -> Option<(Verified, Statement)> {
-        let verified = self.envelope(name, bytes)?;
-        match Statement::parse(&verified.payload) {
-            Ok(statement) => Some((verified, statement)),
+        match verify::verify_receipt(bytes, &self.keys, &self.logs, self.verifier) {
+            Ok((verified, statement)) => {
+                self.rests_on(verified.trust);
+                Some((verified, statement))
+            }
             Err(error) => {
-                self.error(Error::Receipt { name: name.to_owned(), error });
+                let name = name.to_owned();
+                self.error(match error {
+                    verify::Error::Receipt(error) => Error::Receipt { name, error },
+                    error => Error::Signature { name, error },
+                });
                 None
             }
         }
@@ -271,7 +286,45 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn manifest(&mut self, log: Option<&Log>) {
+    /// The log's keys, as the receipts here hand them on: every receipt is signed by the key that
+    /// is the log's at its index. That none of them is missing is for the manifest to say.
+    fn ranges(
+        &mut self,
+        receipts: &BTreeMap<u64, Receipt>,
+        log: Option<&Log>,
+    ) -> Option<KeyRanges> {
+        let handovers: Vec<&Handover> =
+            receipts.values().filter_map(|receipt| receipt.handover.as_ref()).collect();
+        let first = match handovers.first() {
+            Some(first) => first.replaces,
+            None => receipts.values().next()?.key_id,
+        };
+        let mut ranges = KeyRanges::start(first);
+        for handover in handovers {
+            if let Err(error) = ranges.hand_over(handover) {
+                self.error(Error::Key(error));
+                return None;
+            }
+        }
+        for (index, receipt) in receipts {
+            if let Err(error) = ranges.check(*index, &receipt.key_id) {
+                self.error(Error::Key(error));
+            }
+        }
+        let known = log.and_then(|log| self.logs.of(&log.checkpoint.origin));
+        if known.is_some_and(|known| !known.agrees(&ranges)) {
+            self.error(Error::KnownKeys);
+        }
+        let named = |range: &KeyRange| super::key_path(&range.key_id);
+        let expected: BTreeSet<String> = ranges.as_slice().iter().map(named).collect();
+        let brought = self.files.keys().filter(|path| path.ends_with(".pem"));
+        if brought.map(|path| (*path).to_owned()).collect::<BTreeSet<_>>() != expected {
+            self.error(Error::KeyFiles);
+        }
+        Some(ranges)
+    }
+
+    fn manifest(&mut self, log: Option<&Log>, ranges: Option<&KeyRanges>) {
         let Some(bytes) = self.file(super::MANIFEST) else { return };
         let Some(verified) = self.envelope(super::MANIFEST, bytes) else { return };
         let Ok(manifest) = serde_json::from_slice::<Manifest>(&verified.payload) else {
@@ -286,6 +339,15 @@ impl<'a> Check<'a> {
             self.error(Error::ManifestFiles);
         }
         let contents = &manifest.predicate;
+        if let Some(ranges) = ranges {
+            if contents.keys != ranges.as_slice() {
+                self.error(Error::ManifestKeys);
+            }
+            let known = self.logs.check(&contents.origin, contents.size, &verified.key_id);
+            if ranges.current() != Some(verified.key_id) || known.is_err() {
+                self.error(Error::ManifestSigner);
+            }
+        }
         if log.is_some_and(|Log { checkpoint, .. }| {
             let Checkpoint { origin, size, root } = checkpoint;
             (&contents.origin, &contents.size, &contents.root) != (origin, size, root)
@@ -338,8 +400,20 @@ impl<'a> Check<'a> {
                 self.error(error);
             }
         }
+        let handover = match Handover::read(index, &statement.predicate.transitions) {
+            Ok(handover) => handover,
+            Err(error) => {
+                self.error(Error::Key(error));
+                None
+            }
+        };
+        if let Some(Handover { spki_der, .. }) = &handover {
+            // Whoever trusts the old key trusts what it hands over to, as far and no further.
+            self.keys.insert(spki_der, verified.trust);
+        }
         let digest = Digest::of(&verified.payload);
-        Some(Receipt { prev: position.prev, digest, time: statement.predicate.time_us, leaf })
+        let (prev, time) = (position.prev, statement.predicate.time_us);
+        Some(Receipt { prev, digest, time, leaf, key_id: verified.key_id, handover })
     }
 
     /// Neighbours must follow one another.
@@ -372,7 +446,12 @@ impl<'a> Check<'a> {
     }
 
     /// The tiles are all there or none, and lead from the receipts to the checkpoint.
-    fn tiles(&mut self, checkpoint: &Checkpoint, receipts: &BTreeMap<u64, Receipt>) {
+    fn tiles(
+        &mut self,
+        checkpoint: &Checkpoint,
+        receipts: &BTreeMap<u64, Receipt>,
+        ranges: Option<&KeyRanges>,
+    ) {
         let size = checkpoint.size;
         let tiles: BTreeSet<Tile> = self.files.keys().filter_map(|path| tile_of(path)).collect();
         if size > super::TILED_LOG_MAX {
@@ -404,8 +483,8 @@ impl<'a> Check<'a> {
                 self.error(Error::TileLeaf(*index));
             }
         }
-        if full {
-            self.entries(checkpoint, &leaves);
+        if let Some(ranges) = ranges.filter(|_| full) {
+            self.entries(checkpoint, &leaves, ranges);
         }
     }
 
@@ -434,7 +513,7 @@ impl<'a> Check<'a> {
     }
 
     /// Every entry of a full log is a signed receipt that follows the one before.
-    fn entries(&mut self, checkpoint: &Checkpoint, leaves: &[Digest]) {
+    fn entries(&mut self, checkpoint: &Checkpoint, leaves: &[Digest], ranges: &KeyRanges) {
         let mut end = ChainEnd::start(checkpoint.origin.as_str());
         let mut leaves = leaves.iter();
         for tile in tile::entry_tiles(0, checkpoint.size) {
@@ -451,12 +530,34 @@ impl<'a> Check<'a> {
                     return self.error(Error::Entry(name));
                 }
                 let Some(verified) = self.envelope(&name, entry) else { return };
-                if let Err(error) = end.follow(&verified.payload) {
-                    return self.error(Error::Receipt { name, error });
+                let index = end.size;
+                let fits = end
+                    .follow(&verified.payload)
+                    .map_err(|error| Error::Receipt { name: name.clone(), error })
+                    .and_then(|statement| signed_by(&verified, index, &statement, ranges));
+                if let Err(error) = fits {
+                    return self.error(error);
                 }
             }
         }
     }
+}
+
+/// Checks that an entry is signed by the log's key, and hands over only where the log does.
+fn signed_by(
+    verified: &Verified,
+    index: u64,
+    statement: &Statement,
+    ranges: &KeyRanges,
+) -> Result<(), Error> {
+    ranges.check(index, &verified.key_id).map_err(Error::Key)?;
+    let next = Handover::read(index, &statement.predicate.transitions).map_err(Error::Key)?;
+    let next = next.map(|handover| handover.key_id);
+    let due = index.checked_add(1).and_then(|after| ranges.at(after));
+    if next.is_some_and(|next| due != Some(next)) {
+        return Err(Error::HiddenHandover(index));
+    }
+    Ok(())
 }
 
 fn check_proof(proof: &[u8], index: u64, leaf: &Digest, log: &Log) -> Result<(), Error> {
@@ -469,41 +570,4 @@ fn check_proof(proof: &[u8], index: u64, leaf: &Digest, log: &Log) -> Result<(),
     let Checkpoint { size, root, .. } = &log.checkpoint;
     tree::verify_inclusion(leaf, index, *size, root, &proof.hashes)
         .map_err(|error| Error::proof(&path, error))
-}
-
-fn number(path: &str, prefix: &str, suffix: &str) -> Option<u64> {
-    let digits = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
-    let number: u64 = digits.parse().ok()?;
-    (number.to_string() == digits).then_some(number)
-}
-
-fn receipt_index(path: &str) -> Option<u64> {
-    number(path, "receipts/", ".dsse.json")
-}
-
-/// The index of the receipt that a file belongs to.
-fn any_index(path: &str) -> Option<u64> {
-    receipt_index(path)
-        .or_else(|| number(path, "receipts/", ".sigstore.json"))
-        .or_else(|| number(path, "proofs/", ".tlog-proof"))
-}
-
-fn digest(path: &str, prefix: &str, suffix: &str) -> Option<Digest> {
-    let digest = Digest::parse(path.strip_prefix(prefix)?.strip_suffix(suffix)?)?;
-    (path == format!("{prefix}{}{suffix}", digest.hex())).then_some(digest)
-}
-
-fn tile_of(path: &str) -> Option<Tile> {
-    path.strip_prefix(super::LOG)?.parse().ok()
-}
-
-/// Whether a bundle has files of this name.
-fn known(path: &str) -> bool {
-    let fixed =
-        [super::CHECKPOINT, super::VKEY, super::COST, super::MANIFEST, super::SUMS, super::VERIFY];
-    fixed.contains(&path)
-        || any_index(path).is_some()
-        || tile_of(path).is_some()
-        || digest(path, "keys/", ".pem").is_some()
-        || digest(path, "policy/", ".tar.gz").is_some()
 }

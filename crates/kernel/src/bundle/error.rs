@@ -1,6 +1,6 @@
 //! What can be wrong with evidence.
 
-use crate::{proof, receipt, tile, verify};
+use crate::{proof, receipt, signing_key, tile, verify};
 
 /// What is wrong with a bundle, or with a receipt by itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +45,24 @@ pub enum Error {
         /// Why not.
         error: receipt::Error,
     },
+    /// A key signed what was not its own, or the log hands over wrongly.
+    #[error(transparent)]
+    Key(signing_key::Error),
+    /// An entry hands over where the receipts do not.
+    #[error("entry {0} hands over to a key that is not the log's next")]
+    HiddenHandover(u64),
+    /// The log hands over to keys that are known not to be its own.
+    #[error("the log hands over to other keys than those that are known to be its own")]
+    KnownKeys,
+    /// Key files lack or are too many.
+    #[error("keys/ does not have exactly the receipt keys of this log")]
+    KeyFiles,
+    /// The manifest names other keys than the handovers do.
+    #[error("the manifest says that the log has other receipt keys")]
+    ManifestKeys,
+    /// The manifest is signed by a key that is not the log's any more, or not yet.
+    #[error("the manifest is not signed by the key that signs the log")]
+    ManifestSigner,
     /// A receipt under the name of another.
     #[error("{path} is receipt {index}")]
     Place {
@@ -141,6 +159,12 @@ impl Error {
             Self::Changed(_) => "bundle_file_changed",
             Self::Signature { error, .. } => error.code(),
             Self::Receipt { error, .. } => error.code(),
+            Self::Key(error) => error.code(),
+            Self::HiddenHandover(_) => "bundle_handover",
+            Self::KnownKeys => "bundle_known_keys",
+            Self::KeyFiles => "bundle_key_files",
+            Self::ManifestKeys => "bundle_manifest_keys",
+            Self::ManifestSigner => "bundle_manifest_signer",
             Self::Place { .. } => "bundle_receipt_place",
             Self::OtherLog { .. } => "bundle_receipt_log",
             Self::Sigstore(_) => "bundle_sigstore",

@@ -21,11 +21,12 @@ use kernel::receipt::{Body, LogId, Transition};
 use kernel::reservation;
 use kernel::risk::Risk;
 use kernel::session::{Change as Session, Open};
+use kernel::signing_key::{self, Algorithm};
 use kernel::values::{Digest, MicroUsd, Timestamp};
 use kernel::{factor, signer};
 
 /// The type of every transition.
-pub(crate) const TYPES: [&str; 52] = [
+pub(crate) const TYPES: [&str; 53] = [
     "action.requested",
     "action.decided",
     "action.approved",
@@ -78,6 +79,7 @@ pub(crate) const TYPES: [&str; 52] = [
     "factor.removed",
     "signer.key_registered",
     "signer.key_removed",
+    "signing_key.activated",
 ];
 
 /// The time that is `second` seconds after the first receipt.
@@ -466,6 +468,20 @@ fn ended_before_they_ran() -> Vec<Vec<Told>> {
     ]
 }
 
+/// The base point of P-256, whose private key everybody knows.
+const NEW_KEY: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5Rd\
+    iYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==";
+const NEW_KEY_ID: &str = "5cd252fb0ce8932436faf8ccd1040981b89ee4ad6b9fe9e2a2b7e71aacb27cd3";
+
+fn new_key() -> Vec<Told> {
+    let change = signing_key::Change::Activated {
+        public_key: NEW_KEY.to_owned(),
+        algorithm: Algorithm::EcdsaP256Sha256,
+        replaces: Digest::of(b"the key before"),
+    };
+    vec![(Kind::SigningKey, NEW_KEY_ID, Change::SigningKey(change))]
+}
+
 fn control(kind: Kind, id: &'static str, change: Control) -> Vec<Told> {
     vec![(kind, id, Change::Control(change))]
 }
@@ -536,6 +552,7 @@ fn control_commits() -> Vec<Vec<Told>> {
         control(Kind::Policy, "pol_1", drafted),
         control(Kind::PolicyHistory, "current", published(1, false)),
         control(Kind::PolicyHistory, "current", published(2, true)),
+        new_key(),
     ]
     .into_iter()
     .chain(factors_and_signers())

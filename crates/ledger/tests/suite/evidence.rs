@@ -12,6 +12,7 @@ use ::ledger::evidence::{
 };
 use ::ledger::keys::{from_pem, public_keys};
 use ::ledger::{Error, Ledger};
+use kernel::signing_key::LogKeys;
 use kernel::values::Digest;
 use kernel::verify::Trust;
 
@@ -40,10 +41,15 @@ fn pinned(ledger: &Ledger) -> Pinned {
     let receipt = known.iter().find(|key| key.purpose == "receipt").unwrap();
     let vkey = known.iter().find_map(|key| key.vkey.as_deref()).unwrap();
     let keys = vec![from_pem(&receipt.pem).unwrap()];
-    Pinned { keys, vkey: Some(vkey.parse().unwrap()), trust: Trust::Pinned }
+    Pinned {
+        keys,
+        vkey: Some(vkey.parse().unwrap()),
+        trust: Trust::Pinned,
+        logs: LogKeys::default(),
+    }
 }
 
-fn unpack(bundle: &[u8], to: &Path) {
+pub(crate) fn unpack(bundle: &[u8], to: &Path) {
     std::fs::create_dir(to).unwrap();
     let tar = to.with_extension("tar");
     std::fs::write(&tar, bundle).unwrap();
@@ -55,7 +61,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
-fn refused(report: &BundleReport, message: &str) {
+pub(crate) fn refused(report: &BundleReport, message: &str) {
     assert!(!report.valid, "{message}");
     assert!(report.errors.iter().any(|e| e.contains(message)), "{message}: {:?}", report.errors);
 }
@@ -222,7 +228,7 @@ async fn verify_md_is_right_about_openssl() {
     unpack(&bundle, &dir);
     run(Command::new("openssl").arg("version"));
     let blocks = blocks(&dir);
-    assert_eq!(blocks.len(), 4);
+    assert_eq!(blocks.len(), 5);
     for block in &blocks {
         run(Command::new("sh").args(["-e", "-c", block]).current_dir(&dir));
     }
@@ -232,11 +238,12 @@ async fn verify_md_is_right_about_openssl() {
             "receipts/2.dsse.json",
             "\"payload\":\"eyJ",
             "\"payload\":\"eyK",
-            [true, true, true, false],
+            [true, true, false, true, false],
         ),
-        ("log/checkpoint", "/ops\n5\n", "/ops\n4\n", [true, false, true, true]),
-        ("cost.json", "12", "13", [true, false, true, false]),
-        ("SHA256SUMS", "cost", "lost", [true, false, true, false]),
+        ("receipts/2.dsse.json", "\"keyid\":\"", "\"keyid\":\"0", [true, true, true, true, false]),
+        ("log/checkpoint", "/ops\n5\n", "/ops\n4\n", [true, false, false, true, true]),
+        ("cost.json", "12", "13", [true, false, false, true, false]),
+        ("SHA256SUMS", "cost", "lost", [true, false, false, true, false]),
     ] {
         let before = std::fs::read_to_string(dir.join(path)).unwrap();
         assert!(before.contains(from));
@@ -246,5 +253,5 @@ async fn verify_md_is_right_about_openssl() {
         std::fs::write(dir.join(path), before).unwrap();
     }
     std::fs::write(dir.join("receipts/9.dsse.json"), "").unwrap();
-    assert!(!passes(&blocks[2], &dir), "an added file");
+    assert!(!passes(&blocks[3], &dir), "an added file");
 }

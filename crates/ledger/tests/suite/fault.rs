@@ -17,9 +17,15 @@ on_both! {
 }
 
 /// Fails commits: before they are made, or after.
-struct FaultStore {
+pub(crate) struct FaultStore {
     inner: Arc<dyn Store>,
     commits: AtomicU8,
+}
+
+impl FaultStore {
+    pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
+        Self { inner, commits: AtomicU8::new(0) }
+    }
 }
 
 impl Store for FaultStore {
@@ -109,8 +115,7 @@ impl Store for FaultStore {
 
 async fn a_failing_store_loses_nothing_that_was_acknowledged(engine: Engine) {
     let place = Place::new(engine);
-    let faulty = FaultStore { inner: place.store(), commits: AtomicU8::new(0) };
-    let ledger = place.open_on(Arc::new(faulty));
+    let ledger = place.open_on(Arc::new(FaultStore::new(place.store())));
     let log = log("ops");
     let (mut acknowledged, mut failed) = (Vec::new(), 0);
     for i in 0..40_u32 {

@@ -170,8 +170,8 @@ async fn the_checkpoint_is_read_by_another_implementation(engine: Engine) {
     grow(&ledger, &log, 3).await;
     let text = proofs::checkpoint(&ledger, &log).unwrap().unwrap();
     let keys = ::ledger::keys::public_keys(&ledger, "acme").unwrap();
-    let key = keys.iter().find(|key| key.origin.as_deref() == Some("tally.example/acme/ops"));
-    let vkey = key.and_then(|key| key.vkey.as_deref()).unwrap();
+    let key = keys.iter().filter(|key| key.origin.as_deref() == Some("tally.example/acme/ops"));
+    let vkey = key.into_iter().find_map(|key| key.vkey.as_deref()).unwrap();
     let verifier = signed_note::StandardVerifier::new(vkey).unwrap();
     let known = signed_note::VerifierList::new(vec![Box::new(verifier)]);
     let note = signed_note::Note::from_bytes(text.as_bytes()).unwrap();

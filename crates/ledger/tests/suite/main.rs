@@ -13,6 +13,8 @@ mod ledger;
 #[cfg(test)]
 mod postgres;
 #[cfg(test)]
+mod rotation;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod twins;

@@ -57,7 +57,8 @@ impl Desk {
         let epochs = stores.acquire().unwrap();
         let running = TaskTracker::new();
         let issuer = ISSUER.to_owned();
-        let shared = start::open(config, tools, issuer, &stores, epochs, running).unwrap();
+        let keys = crate::open_keys(&config).unwrap();
+        let shared = start::open(config, tools, issuer, keys, &stores, epochs, running).unwrap();
         let shared = Arc::new(shared);
         let path = start::first_start(&shared, ISSUER).await.unwrap().unwrap();
         let owner = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
