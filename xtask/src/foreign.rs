@@ -1,4 +1,5 @@
-//! Verifiers that are not ours, from PyPI and npm: the tests have them read our evidence.
+//! Programs that are not ours, from PyPI and npm: verifiers that read our evidence, and an OpenID
+//! Connect provider that people log in with.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,12 +21,13 @@ const PYTHON: [&str; 6] = [
 ];
 
 /// What comes from npm: the last versions for Node 20.
-const NODE_FOLDER: &str = "node-sigstore-verify-3.1.1";
-const NODE: [&str; 4] = [
+const NODE_FOLDER: &str = "node-sigstore-verify-3.1.1-oidc-provider-9.13.3";
+const NODE: [&str; 5] = [
     "@sigstore/verify@3.1.1",
     "@sigstore/bundle@4.0.0",
     "@sigstore/core@3.2.1",
     "@sigstore/protobuf-specs@0.5.2",
+    "oidc-provider@9.13.3",
 ];
 
 /// The file that says that a folder is complete.

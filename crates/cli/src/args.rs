@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    accounts, actions, approvals, evidence, identity, init, ledger, me, migrate, policy, receipts,
-    serve, token, tools, verify, version, witness,
+    accounts, actions, approvals, evidence, identity, init, ledger, login, me, migrate, policy,
+    receipts, serve, token, tools, verify, version, witness,
 };
 use crate::context::Context;
 use crate::demo;
@@ -34,8 +34,14 @@ pub(crate) enum Command {
     Init(init::Init),
     /// Run the server.
     Serve(serve::Serve),
+    /// Log in with a browser and keep the session in a credentials file.
+    Login(login::Login),
+    /// End the session that `tally login` opened.
+    Logout,
     /// Make or update the tables of a PostgreSQL database.
     Migrate(migrate::Migrate),
+    /// Show who the credential in use stands for and what it may.
+    Whoami,
     /// Submit an action.
     Submit(actions::Submit),
     /// Follow and steer actions.
@@ -108,7 +114,10 @@ impl Command {
             Self::Demo { keep } => demo::run(keep).await,
             Self::Init(command) => command.run(context).await,
             Self::Serve(command) => command.run().await,
+            Self::Login(command) => command.run(context).await,
+            Self::Logout => login::logout(context).await,
             Self::Migrate(command) => command.run(context).await,
+            Self::Whoami => login::whoami(context).await,
             Self::Submit(command) => command.run(context).await,
             Self::Actions(command) => command.run(context).await,
             Self::Approvals(command) => command.run(context).await,

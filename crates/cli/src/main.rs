@@ -1,6 +1,7 @@
 //! `tally`: the server, its commands and the offline verifier, in one program.
 
 mod args;
+mod browser;
 mod commands;
 mod context;
 mod credentials;

@@ -316,6 +316,8 @@ async fn mutations(server: &Server, wire: &Wire, owner: &str) -> Vec<(String, Va
         (format!("/v1/principals/{a_id}/roles"), json!({"roles": ["auditor"]})),
         (format!("/v1/principals/{b_id}/disable"), json!({})),
         (format!("/v1/principals/{b_id}/enable"), json!({})),
+        (format!("/v1/principals/{b_id}/link"), json!({"provider": "corp", "subject": "ann"})),
+        (format!("/v1/principals/{b_id}/unlink"), json!({"provider": "corp", "subject": "ann"})),
         (format!("/v1/keys/{}/rotate", a.key_id), json!({"overlap_s": 7})),
         ("/v1/token-keys/rotate".to_owned(), json!({"overlap_s": 7})),
         ("/v1/tenants/acme/suspend".to_owned(), json!({})),
@@ -340,6 +342,10 @@ const PEMS: [&str; 2] = [
      -----END PUBLIC KEY-----\n",
 ];
 
+/// A provider that people could log in with; nobody asks it anything here.
+const PROVIDER: &str = "oidc: [{name: corp, issuer: 'https://id.example', client_id: tally,
+    tenant: main, workspace: main, environment: dev}]";
+
 /// What a repeat must show again; the secret of a key is shown once.
 fn shown_again(mut answer: Value) -> Value {
     for path in ["", "/owner"] {
@@ -357,7 +363,7 @@ fn shown_again(mut answer: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mutation_happens_once_for_its_key() {
-    let server = Server::start("");
+    let server = Server::start(PROVIDER);
     let (wire, owner) = (Wire::new(&server.url), server.owner_key());
     let mutations = mutations(&server, &wire, &owner).await;
     // Sessions begin with a login, which is elsewhere.

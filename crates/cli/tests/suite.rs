@@ -22,6 +22,7 @@ mod kill;
 mod matrix;
 mod narrowing;
 mod offline;
+mod oidc;
 mod policy;
 mod review;
 mod revocation;

@@ -12,6 +12,7 @@
 mod error;
 mod http;
 pub mod limits;
+mod login;
 pub mod oauth;
 mod retry;
 
@@ -19,19 +20,22 @@ use std::ops::Deref;
 
 pub use crate::error::{SetupError, TransportError};
 pub use crate::http::{CA_FILE, Http};
+pub use crate::login::LoggedIn;
 
 /// What can go wrong with a call: no answer, a refusal with its typed reason, or an answer that
 /// is not of this protocol.
 pub type Error = proto::client::ClientError<TransportError>;
 
-/// A client of one server with one API key, session or access token. Cheap to clone; clones share their connections.
+/// A client of one server with one API key, session or access token. Cheap to clone; clones share
+/// their connections.
 #[derive(Clone, Debug)]
 pub struct Client(proto::client::Client<Http>);
 
 impl Client {
-    /// A client of the server at `url` (`http://` or `https://`, host and port, no path). `key`
-    /// is an API key or access token; an empty one serves for the public calls only. TLS trusts the system's
-    /// authorities and those of the PEM file that the environment variable TALLY_CA_FILE names.
+    /// A client of the server at `url` (`http://` or `https://`, host and port, no path). `key` is
+    /// an API key or access token; an empty one serves for the public calls only. TLS trusts the
+    /// system's authorities and those of the PEM file that the environment variable TALLY_CA_FILE
+    /// names.
     ///
     /// # Errors
     /// A URL or key that cannot be used, or a certificate file that cannot be read.

@@ -14,6 +14,7 @@ pub mod dsse;
 pub mod factor;
 pub mod failure;
 pub mod history;
+pub mod identity;
 pub mod ids;
 pub mod json;
 pub mod limits;

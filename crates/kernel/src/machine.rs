@@ -6,7 +6,7 @@ use crate::failure::{Category, Failure};
 use crate::ids::AccountId;
 use crate::values::{MicroUsd, Timestamp};
 use crate::{
-    account, action, approval, control, factor, reservation, session, signer, signing_key,
+    account, action, approval, control, factor, identity, reservation, session, signer, signing_key,
 };
 
 /// What kind of thing a stream is about.
@@ -43,11 +43,13 @@ pub enum Kind {
     Session,
     /// The key that signs tokens (in the system log).
     TokenKey,
+    /// A login elsewhere and whose it is.
+    Identity,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Action,
         Self::Approval,
         Self::Account,
@@ -63,6 +65,7 @@ impl Kind {
         Self::SigningKey,
         Self::Session,
         Self::TokenKey,
+        Self::Identity,
     ];
 
     /// The name in streams and rows.
@@ -83,6 +86,7 @@ impl Kind {
             Self::SigningKey => "signing_key",
             Self::Session => "session",
             Self::TokenKey => "token_key",
+            Self::Identity => "identity",
         }
     }
 
@@ -154,6 +158,8 @@ pub enum Change {
     SigningKey(signing_key::Change),
     /// Of a session.
     Session(session::Change),
+    /// Of a login elsewhere.
+    Identity(identity::Change),
 }
 
 /// An input to any machine.
@@ -177,6 +183,8 @@ pub enum Input {
     SigningKey(signing_key::Input),
     /// To a session.
     Session(session::Input),
+    /// To a login elsewhere.
+    Identity(identity::Input),
 }
 
 /// An input and what it is for. A batch of commands is carried out whole or not at all.
@@ -217,6 +225,8 @@ pub enum State {
     SigningKey(signing_key::SigningKey),
     /// Of a session.
     Session(session::Session),
+    /// Of a login elsewhere.
+    Identity(identity::Identity),
 }
 
 /// Where a change came from.
@@ -448,6 +458,10 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
             let change = session::step(of!(Session), input, now)?;
             Ok(vec![Change::Session(change)])
         }
+        Input::Identity(input) => {
+            let change = identity::step(of!(Identity), input)?;
+            Ok(vec![Change::Identity(change)])
+        }
     }
 }
 
@@ -477,6 +491,7 @@ pub fn apply(state: &mut Option<State>, change: &Change, applied: &Applied<'_>) 
         Change::Signer(change) => fold!(signer, Signer, change),
         Change::SigningKey(change) => fold!(signing_key, SigningKey, change),
         Change::Session(change) => fold!(session, Session, change),
+        Change::Identity(change) => fold!(identity, Identity, change),
     }
 }
 
@@ -492,6 +507,7 @@ impl State {
             Self::Control(control::Entity::Key(key)) if key.revoked => "revoked",
             Self::Control(control::Entity::Tenant(t)) if t.suspended => "suspended",
             Self::Session(session) if session.ended => "ended",
+            Self::Identity(identity) if identity.principal.is_none() => "unlinked",
             _ => "active",
         }
     }

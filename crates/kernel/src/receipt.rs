@@ -123,6 +123,7 @@ impl<'de> Deserialize<'de> for Transition {
             Kind::Signer => serde_json::from_str(text).map(Change::Signer),
             Kind::SigningKey => serde_json::from_str(text).map(Change::SigningKey),
             Kind::Session => serde_json::from_str(text).map(Change::Session),
+            Kind::Identity => serde_json::from_str(text).map(Change::Identity),
             _ => serde_json::from_str(text).map(Change::Control),
         };
         let change = change.map_err(serde::de::Error::custom)?;

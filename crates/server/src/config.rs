@@ -71,6 +71,8 @@ pub struct Config {
     pub extra_ca: Option<PathBuf>,
     /// Policy.
     pub policy: Policy,
+    /// The OpenID Connect providers that people log in with.
+    pub oidc: Vec<crate::OidcProvider>,
     /// The witnesses that are asked to cosign checkpoints.
     pub witnesses: Vec<WitnessConfig>,
     /// How many of them have to cosign a checkpoint for it to be shown as cosigned. 0: as many as
@@ -153,6 +155,7 @@ impl Default for Config {
             prices: BTreeMap::new(),
             extra_ca: None,
             policy: Policy::default(),
+            oidc: Vec::new(),
             witnesses: Vec::new(),
             witness_quorum: 0,
             witness_every_s: witnesses::EVERY_S_DEFAULT,
@@ -231,6 +234,7 @@ impl Config {
         {
             return value("workspace", "write a-z, 0-9, `-` and `_`; not `control`");
         }
+        crate::oidc::check(&self.oidc)?;
         if self.policy.ttl_s == 0 || self.policy.confirm_every_s == Some(0) {
             return value("policy", "ttl_s and confirm_every_s are at least 1");
         }

@@ -24,7 +24,7 @@ use crate::limits;
 use crate::shared::{Caller, Mutated, Shared, new_id};
 
 /// The part of a principal's content that is its name.
-const NAME: &str = "name";
+pub(crate) const NAME: &str = "name";
 /// The environments of a new tenant's first workspace.
 const ENVIRONMENTS: [&str; 3] = ["dev", "test", "prod"];
 

@@ -9,19 +9,19 @@ use proto::identity::{
     CreateKeyRequest, CreateKeyResponse, CreatePrincipalRequest, CreateTenantRequest,
     CreateTenantResponse, CreateWorkspaceRequest, DisablePrincipalRequest, EnablePrincipalRequest,
     GetPrincipalRequest, GetTenantKeysRequest, GetTenantKeysResponse, GetTenantRequest, Key,
-    ListKeysRequest, ListKeysResponse, ListPrincipalsRequest, ListPrincipalsResponse,
-    ListSessionsRequest, ListSessionsResponse, ListTenantsRequest, ListTenantsResponse,
-    ListWorkspacesRequest, ListWorkspacesResponse, Principal, ResumeTenantRequest,
-    RevokeKeyRequest, RevokeSessionRequest, RotateKeyRequest, RotateSigningKeysRequest,
-    RotateTokenKeyRequest, RotateTokenKeyResponse, Session, SuspendTenantRequest, Tenant,
-    UpdatePrincipalRequest, Workspace,
+    LinkPrincipalRequest, ListKeysRequest, ListKeysResponse, ListPrincipalsRequest,
+    ListPrincipalsResponse, ListSessionsRequest, ListSessionsResponse, ListTenantsRequest,
+    ListTenantsResponse, ListWorkspacesRequest, ListWorkspacesResponse, Principal,
+    ResumeTenantRequest, RevokeKeyRequest, RevokeSessionRequest, RotateKeyRequest,
+    RotateSigningKeysRequest, RotateTokenKeyRequest, RotateTokenKeyResponse, Session,
+    SuspendTenantRequest, Tenant, UnlinkPrincipalRequest, UpdatePrincipalRequest, Workspace,
 };
 use tonic::{Request, Response, Status};
 
 use crate::error::{Refused, Result};
 use crate::identity::{Identity, wire_key};
 use crate::shared::Caller;
-use crate::{paging, sessions, signing_keys};
+use crate::{oidc, paging, sessions, signing_keys};
 
 /// Serves identity.
 pub(crate) struct IdentityApi(pub(crate) Identity);
@@ -225,6 +225,18 @@ impl IdentityService for IdentityApi {
         let wire = request.into_inner();
         let id = &wire.principal_id;
         Ok(Response::new(self.0.change_principal(&caller, id, None, body(&wire)).await?))
+    }
+
+    async fn link_principal(&self, request: Request<LinkPrincipalRequest>) -> Reply<Principal> {
+        let caller = crate::caller(&request)?;
+        let wire = request.into_inner();
+        Ok(Response::new(oidc::link(&self.0, &caller, &wire, body(&wire)).await?))
+    }
+
+    async fn unlink_principal(&self, request: Request<UnlinkPrincipalRequest>) -> Reply<Principal> {
+        let caller = crate::caller(&request)?;
+        let wire = request.into_inner();
+        Ok(Response::new(oidc::unlink(&self.0, &caller, &wire, body(&wire)).await?))
     }
 
     async fn create_key(&self, request: Request<CreateKeyRequest>) -> Reply<CreateKeyResponse> {

@@ -21,6 +21,7 @@ mod listen;
 mod me;
 mod metrics;
 mod oauth;
+mod oidc;
 mod paging;
 mod policies;
 mod rate;
@@ -42,6 +43,7 @@ pub use config::{
     Config, DatabaseUrl, Error as ConfigError, Overrides, Policy as PolicyConfig, Tls,
 };
 pub use keys::{Keys as KeysConfig, Provider as KeyProviderConfig, open_keys};
+pub use oidc::OidcProvider;
 pub use start::{Credentials, Error as StartError, Running, start};
 pub use witnesses::WitnessConfig;
 

@@ -60,6 +60,44 @@ pub const TOKENS_REFUSED_PER_MIN: u32 = 6_000;
 pub const TOKEN_BODY_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the audience of a token.
 pub const AUDIENCE_BYTES_MAX: usize = 255;
+/// How long a login may take, from its begin to the provider's answer, in seconds.
+pub const LOGIN_S_MAX: i64 = 600;
+/// How long a program may take to fetch what its login came to, in seconds.
+pub const CLI_CODE_S_MAX: i64 = 60;
+/// How far a provider's clock may be off, in seconds.
+pub const ID_TOKEN_LEEWAY_S: i64 = 60;
+/// Bytes of an ID token.
+pub const ID_TOKEN_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a provider's answer.
+pub const PROVIDER_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// How long a provider may take to answer.
+pub const PROVIDER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what a provider says of itself is believed without being read again.
+pub const PROVIDER_KNOWN: Duration = Duration::from_secs(3_600);
+/// How long a provider that did not answer is left alone.
+pub const PROVIDER_REST: Duration = Duration::from_secs(1);
+/// Keys read of a provider's key set.
+pub const PROVIDER_KEYS_MAX: usize = 64;
+/// How often a minute a provider's keys are read again because a token names another.
+pub const PROVIDER_KEYS_PER_MIN: u32 = 6;
+/// Logins begun, and answers taken, a minute.
+pub const LOGINS_PER_MIN: u32 = 6_000;
+/// Bytes of where a login returns to.
+pub const RETURN_TO_BYTES_MAX: usize = 1_024;
+/// Bytes of a request about a login.
+pub const LOGIN_BODY_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a provider's name for a person, by OpenID Connect.
+pub const SUBJECT_BYTES_MAX: usize = 255;
+/// Characters kept of a person's name.
+pub const PERSON_NAME_CHARS_MAX: usize = 200;
+/// Groups read of a person.
+pub const GROUPS_MAX: usize = 1_000;
+/// The shortest session by login, in seconds.
+pub const SESSION_S_MIN: u32 = 60;
+/// A session by login where the configuration does not say, in seconds.
+pub const SESSION_S_DEFAULT: u32 = 8 * 3_600;
+/// The longest session by login, in seconds.
+pub const SESSION_S_MAX: u32 = 30 * 24 * 3_600;
 /// How long to wait before control states that could not be read are read again.
 pub const DOUBT_REST: Duration = Duration::from_millis(200);
 /// How often to look whether control states are in doubt where nothing says so.

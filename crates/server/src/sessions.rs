@@ -24,7 +24,6 @@ pub(crate) const COOKIE: &str = "tally_session";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// A session that was just opened.
-#[cfg_attr(not(test), expect(dead_code, reason = "the login of people opens and ends sessions"))]
 pub(crate) struct Opened {
     pub(crate) session_id: String,
     /// What the cookie `tally_session` carries. It is shown once; only its digest is kept.
@@ -45,7 +44,6 @@ fn command(id: &str, input: session::Input) -> Command {
 ///
 /// Refused where the principal is unknown or disabled, the tenant suspended, or the workspace has
 /// no such environment. The lifetime is at most 30 days.
-#[cfg_attr(not(test), expect(dead_code, reason = "the login of people opens and ends sessions"))]
 pub(crate) async fn open_session(
     shared: &Shared,
     tenant: &TenantId,
@@ -105,7 +103,6 @@ pub(crate) fn access_token(shared: &Shared, session_id: &str) -> Result<(String,
 }
 
 /// Ends a session on behalf of `by`. One that has ended stays so.
-#[cfg_attr(not(test), expect(dead_code, reason = "the login of people opens and ends sessions"))]
 pub(crate) async fn end_session(
     shared: &Shared,
     tenant: &TenantId,

@@ -46,7 +46,7 @@ use crate::tokens::Tokens;
 use crate::tools::ToolsApi;
 use crate::waiters::Waiters;
 use crate::witnesses::{self, Witnesses};
-use crate::{Config, ConfigError, doubt, grpc, keys, limits, oauth, signing_keys};
+use crate::{Config, ConfigError, doubt, grpc, keys, limits, oauth, oidc, signing_keys};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +166,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     config.check()?;
     let tools = tools(&config)?;
     let hardware = keys::connect(&config.keys)?;
+    let providers = oidc::Providers::open(&config)?;
     let listener = Listener::bind(&config.listen, config.tls.as_ref()).await?;
     let url = format!("{}://{}", listener.scheme(), listener.address);
     let issuer = config.public_url.clone().unwrap_or_else(|| issuer(&config, &listener));
@@ -179,7 +180,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         ended: Arc::default(),
         stores,
     };
-    let start = Start::of(&running, config, tools, issuer, hardware);
+    let parts = Parts { tools, hardware, providers };
+    let start = Start::of(&running, config, parts, issuer);
     let router = match running.stores.occupied()? {
         None => {
             let epochs = running.stores.acquire()?;
@@ -199,11 +201,19 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     Ok(running)
 }
 
+/// What is made of the configuration alone, so that a bad one is refused before a port is bound.
+struct Parts {
+    tools: Tools,
+    /// Where keys are in a hardware module.
+    hardware: Option<Arc<dyn KeyProvider>>,
+    /// With whom people log in.
+    providers: oidc::Providers,
+}
+
 /// A server before it serves.
 struct Start {
     config: Config,
-    tools: Tools,
-    hardware: Option<Arc<dyn KeyProvider>>,
+    parts: Parts,
     url: String,
     issuer: String,
     stores: Arc<Stores>,
@@ -214,17 +224,10 @@ struct Start {
 }
 
 impl Start {
-    fn of(
-        running: &Running,
-        config: Config,
-        tools: Tools,
-        issuer: String,
-        hardware: Option<Arc<dyn KeyProvider>>,
-    ) -> Self {
+    fn of(running: &Running, config: Config, parts: Parts, issuer: String) -> Self {
         Self {
             config,
-            tools,
-            hardware,
+            parts,
             issuer,
             url: running.url.clone(),
             stores: running.stores.clone(),
@@ -254,8 +257,8 @@ impl Start {
 
     /// Loads what is known, recovers what was cut off, and starts to serve.
     async fn serve(self, epochs: Epochs) -> Result<(Router, Option<PathBuf>), Error> {
-        let Self { config, tools, hardware, url, issuer, stores, stop, tasks, running, ended } =
-            self;
+        let Self { config, parts, url, issuer, stores, stop, tasks, running, ended } = self;
+        let Parts { tools, hardware, providers } = parts;
         // From the first moment: what was lost while starting must not be served.
         let (watched, stopped) = (stores.clone(), stop.clone());
         tasks.spawn(async move {
@@ -283,7 +286,7 @@ impl Start {
         tasks.spawn(confirm(shared.clone(), stop.clone()));
         tasks.spawn(sweep(shared.clone(), stop.clone()));
         tasks.spawn(witnesses::serve(shared.clone(), stop));
-        Ok((router(shared), credentials))
+        Ok((router(shared, providers), credentials))
     }
 }
 
@@ -472,7 +475,7 @@ pub(crate) type Served = Services<
 >;
 
 /// Every surface, behind the one gate.
-pub(crate) fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(shared: Arc<Shared>, providers: oidc::Providers) -> Router {
     let identity = Identity(shared.clone());
     let services: Served = Services {
         accounts: Arc::new(AccountsApi(shared.clone())),
@@ -494,6 +497,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(move || async move { show_metrics(&metrics) }))
         .route("/openapi.json", get(openapi))
         .merge(oauth::router(shared.clone()))
+        .merge(oidc::router(shared.clone(), providers))
         .merge(grpc)
         .fallback(proto::rest::not_found)
         .layer(axum::middleware::from_fn_with_state(Gate::new(shared), gate))

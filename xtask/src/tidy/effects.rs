@@ -34,6 +34,7 @@ const EFFECTS: [Effect; 3] = [
                 "server/src/witnesses/",
                 "witnesses cosign our checkpoints: no action, and only where the operator says",
             ),
+            ("server/src/oidc/", "the provider that people log in with: no action leaves by it"),
         ],
     },
     Effect {

@@ -7,9 +7,10 @@ use proto::identity::principal::Kind;
 use proto::identity::{
     CreateKeyRequest, CreateKeyResponse, CreatePrincipalRequest, CreateTenantRequest,
     CreateWorkspaceRequest, DisablePrincipalRequest, EnablePrincipalRequest, GetPrincipalRequest,
-    Key as KeyEntry, ListKeysRequest, ListPrincipalsRequest, ListTenantsRequest,
-    ListWorkspacesRequest, Principal as Entry, ResumeTenantRequest, RevokeKeyRequest,
-    RotateKeyRequest, SuspendTenantRequest, UpdatePrincipalRequest, Workspace as WorkspaceEntry,
+    Key as KeyEntry, LinkPrincipalRequest, ListKeysRequest, ListPrincipalsRequest,
+    ListTenantsRequest, ListWorkspacesRequest, Principal as Entry, ResumeTenantRequest,
+    RevokeKeyRequest, RotateKeyRequest, SuspendTenantRequest, UnlinkPrincipalRequest,
+    UpdatePrincipalRequest, Workspace as WorkspaceEntry,
 };
 
 use super::{Paging, next, signing_keys};
@@ -225,6 +226,23 @@ pub(crate) enum Principal {
         /// The id of the principal.
         id: String,
     },
+    /// Link a login at a provider to a principal.
+    Link(Identity),
+    /// Take a login at a provider from a principal.
+    Unlink(Identity),
+}
+
+/// Whose login.
+#[derive(Debug, Args)]
+pub(crate) struct Identity {
+    /// The id of the principal.
+    id: String,
+    /// The provider, by its name in the server's configuration.
+    #[arg(long, value_name = "NAME")]
+    provider: String,
+    /// The provider's name for the person: the claim `sub`.
+    #[arg(long, value_name = "SUB")]
+    subject: String,
 }
 
 impl Principal {
@@ -260,6 +278,14 @@ impl Principal {
             Self::Enable { id: principal_id } => {
                 let request = EnablePrincipalRequest { principal_id };
                 client.enable_principal(&request, None).await?
+            }
+            Self::Link(Identity { id: principal_id, provider, subject }) => {
+                let request = LinkPrincipalRequest { principal_id, provider, subject };
+                client.link_principal(&request, None).await?
+            }
+            Self::Unlink(Identity { id: principal_id, provider, subject }) => {
+                let request = UnlinkPrincipalRequest { principal_id, provider, subject };
+                client.unlink_principal(&request, None).await?
             }
         };
         output.show(&principal, describe_principal)?;

@@ -9,6 +9,7 @@ pub(crate) mod growth;
 pub(crate) mod identity;
 pub(crate) mod init;
 pub(crate) mod ledger;
+pub(crate) mod login;
 pub(crate) mod me;
 pub(crate) mod migrate;
 pub(crate) mod policy;

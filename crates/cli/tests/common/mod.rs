@@ -34,13 +34,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at what must come.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Where nobody has logged in.
+const NO_LOGIN: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/no-login");
+
 /// The program, without any setting of whoever runs the tests.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tally"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TALLY_")) {
         command.env_remove(name);
     }
-    command.args(args);
+    command.env("XDG_CONFIG_HOME", NO_LOGIN).args(args);
     command
 }
 

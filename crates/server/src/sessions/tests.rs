@@ -62,7 +62,9 @@ impl Desk {
         let shared = Arc::new(shared);
         let path = start::first_start(&shared, ISSUER).await.unwrap().unwrap();
         let owner = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        Self { router: start::router(shared.clone()), shared, owner, _folder: folder }
+        let providers = crate::oidc::Providers::open(&shared.config).unwrap();
+        let router = start::router(shared.clone(), providers);
+        Self { router, shared, owner, _folder: folder }
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> Reply {
