@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Logout,
     /// Make or update the tables of a PostgreSQL database.
     Migrate(migrate::Migrate),
-    /// Show who the credential in use stands for and what it may.
+    /// Show who the credential in use stands for and what it may: `tally me show`.
     Whoami,
     /// Submit an action.
     Submit(actions::Submit),
@@ -117,7 +117,7 @@ impl Command {
             Self::Login(command) => command.run(context).await,
             Self::Logout => login::logout(context).await,
             Self::Migrate(command) => command.run(context).await,
-            Self::Whoami => login::whoami(context).await,
+            Self::Whoami => me::Me::Show.run(context).await,
             Self::Submit(command) => command.run(context).await,
             Self::Actions(command) => command.run(context).await,
             Self::Approvals(command) => command.run(context).await,

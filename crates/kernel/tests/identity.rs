@@ -1,5 +1,5 @@
 //! What the machines of identity take and refuse: keys, tenants, principals, sessions.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use kernel::control::{self, Entity, Issue, Rotation};
 use kernel::delegation::Delegation;

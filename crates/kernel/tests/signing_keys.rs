@@ -2,7 +2,7 @@
 //!
 //! `TALLY_WRITE_VECTORS=1 cargo test -p kernel --test signing_keys` writes
 //! `spec/vectors/signing-key.json` anew.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod golden;
 

@@ -6,8 +6,8 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -178,6 +178,9 @@ impl Database {
 
     /// Lets the servers' login act as the roles that migrating has made.
     pub fn grant(&self) {
+        // Roles are the cluster's, and two grants of the same at once trip over one another.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         self.sql(&format!("GRANT tally_writer, tally_reader TO {LOGIN}"));
     }
 

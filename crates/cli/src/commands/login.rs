@@ -1,16 +1,13 @@
-//! `tally login`, `logout` and `whoami`: a person's session, by way of a browser.
+//! `tally login` and `tally logout`: a person's session, by way of a browser.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use clap::Args;
 use client::Client;
-use client::oauth::{ACCESS_TOKEN, TOKEN_EXCHANGE};
 use proto::wire::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::browser::{Answer, Waiting, challenge, open, random};
 use crate::context::Context;
@@ -153,44 +150,5 @@ pub(crate) async fn logout(context: &Context) -> anyhow::Result<Exit> {
     let output = context.output();
     let shown = Shown::of(&credentials, &path);
     output.show(&shown, |shown| format!("{} is logged out", shown.principal_id))?;
-    Ok(Exit::Done)
-}
-
-/// What an access token says of whoever holds it.
-#[derive(Serialize, Deserialize)]
-struct Claims {
-    sub: String,
-    tenant: String,
-    workspace: String,
-    environment: String,
-    scope: String,
-    sid: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    act: Option<serde_json::Value>,
-}
-
-/// Shows who the credential in use stands for and what it may: what the server puts into a token
-/// for it.
-pub(crate) async fn whoami(context: &Context) -> anyhow::Result<Exit> {
-    let (client, key) = (context.client()?, context.key()?);
-    let wanted = [
-        ("grant_type", TOKEN_EXCHANGE),
-        ("subject_token", &key),
-        ("subject_token_type", ACCESS_TOKEN),
-    ];
-    let issued = client.token(&wanted).await?;
-    let payload = issued.access_token.split('.').nth(1).unwrap_or_default();
-    let payload = BASE64URL.decode(payload).context("the server's token")?;
-    let claims: Claims = serde_json::from_slice(&payload).context("the server's token")?;
-    context.output().show(&claims, |claims| {
-        fields([
-            ("principal", claims.sub.clone()),
-            ("for others", claims.act.as_ref().map(ToString::to_string).unwrap_or_default()),
-            ("workspace", format!("{}/{}", claims.tenant, claims.workspace)),
-            ("environment", claims.environment.clone()),
-            ("rests on", claims.sid.clone()),
-            ("may", claims.scope.clone()),
-        ])
-    })?;
     Ok(Exit::Done)
 }
