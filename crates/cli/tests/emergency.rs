@@ -13,9 +13,10 @@ use crate::common::wire::Wire;
 use crate::common::{refusal, rego};
 use crate::stages::id_of;
 
-const REASONS: [&str; 2] = ["customers see each other's orders", "nobody of security answers"];
+pub(crate) const REASONS: [&str; 2] =
+    ["customers see each other's orders", "nobody of security answers"];
 
-async fn break_glass(
+pub(crate) async fn break_glass(
     who: &Client,
     on: &Action,
     reasons: &[&str],
@@ -104,8 +105,9 @@ async fn who_may_break_glass_and_how() {
     }
     let wrong = refusal(break_glass(&who, &held, &REASONS, &phone.wrong()).await);
     assert_eq!(wrong, forbidden("step_up_failed"));
+    let code = phone.still().await;
     let replayed = refusal(approve_and_break(&desk, &who, &code).await);
-    assert_eq!(replayed, forbidden("step_up_replayed"), "an earlier emergency used the code");
+    phone.assert_replayed(replayed, "an earlier emergency used the code");
     let unseen = Action { plan_digest: format!("sha256:{}", "0".repeat(64)), ..held.clone() };
     assert_eq!(refusal(break_glass(&who, &unseen, &REASONS, &code).await).0, 409);
     assert_eq!(desk.approval(&held.approval_id).await.state(), ApprovalState::Requested);
@@ -154,7 +156,7 @@ async fn nobody_breaks_glass_for_themselves_or_against_policy() {
     // None of this used the code up, and what policy says at the end still counts.
     let held = desk.held().await;
     desk.server.publish(&one_rule("DENY", "{}")).await;
-    break_glass(&who, &held, &REASONS, &code).await.unwrap();
+    break_glass(&who, &held, &REASONS, &phone.still().await).await.unwrap();
     let denied = desk.reaches(&held, State::Denied).await;
     assert!(denied.broken_glass, "it stays on record");
     assert_eq!(desk.effects(), 0);

@@ -342,6 +342,19 @@ impl From<KeyRanges> for Vec<KeyRange> {
 pub struct LogKeys(BTreeMap<String, KeyRanges>);
 
 impl LogKeys {
+    /// The keys of logs from ranges that each name their log; those of one log are in its order.
+    pub fn of_ranges<'a>(
+        ranges: impl IntoIterator<Item = (&'a str, KeyRange)>,
+    ) -> Result<Self, Error> {
+        let mut logs: BTreeMap<&str, Vec<KeyRange>> = BTreeMap::new();
+        for (origin, range) in ranges {
+            logs.entry(origin).or_default().push(range);
+        }
+        let logs = logs.into_iter();
+        let logs = logs.map(|(origin, ranges)| Ok((origin.to_owned(), ranges.try_into()?)));
+        logs.collect::<Result<_, _>>().map(Self)
+    }
+
     /// The keys of one more log.
     pub fn insert(&mut self, origin: impl Into<String>, ranges: KeyRanges) {
         self.0.insert(origin.into(), ranges);

@@ -35,8 +35,12 @@ pub(crate) const HEAD: &str = "SELECT prev, time, frontier, checkpoint FROM ledg
     WHERE tenant = $1 AND log = $2";
 pub(crate) const ENTITY: &str = "SELECT version, status, due_at, body FROM entity \
     WHERE tenant = $1 AND log = $2 AND kind = $3 AND id = $4";
+// Two texts, not one with a bound that may be absent: so the index finds where a page begins.
 pub(crate) const ENTITIES: &str = "SELECT id, version, status, due_at, body FROM entity \
-    WHERE tenant = $1 AND log = $2 AND kind = $3 AND id < $4 AND ($5 = '' OR status = $5) \
+    WHERE tenant = $1 AND log = $2 AND kind = $3 AND ($4 = '' OR status = $4) \
+    ORDER BY id DESC LIMIT $5";
+pub(crate) const ENTITIES_BELOW: &str = "SELECT id, version, status, due_at, body FROM entity \
+    WHERE tenant = $1 AND log = $2 AND kind = $3 AND ($4 = '' OR status = $4) AND id < $5 \
     ORDER BY id DESC LIMIT $6";
 pub(crate) const DUE: &str = "SELECT tenant, log, kind, id FROM entity \
     WHERE due_at IS NOT NULL AND due_at <= $1 ORDER BY due_at LIMIT $2";

@@ -291,19 +291,21 @@ impl Store for Sqlite {
     }
 
     fn entities(&self, log: &LogId, kind: Kind, page: &Page) -> Result<Vec<EntityRow>, Error> {
-        // `~` sorts above every character of an id.
-        let before = page.before.as_deref().unwrap_or("~");
+        let (tenant, name, of) = (log.tenant(), log.name(), kind.as_str());
         let status = page.status.as_deref().unwrap_or("");
-        self.read(|c| {
-            c.prepare_cached(sql::ENTITIES)?
-                .query_map(
-                    params![log.tenant(), log.name(), kind.as_str(), before, status, page.limit],
-                    |row| {
-                        let stream = Stream { kind, id: row.get(0)? };
-                        entity_row(log, stream, row, 1)
-                    },
-                )?
-                .collect()
+        let row = |row: &Row<'_>| {
+            let stream = Stream { kind, id: row.get(0)? };
+            entity_row(log, stream, row, 1)
+        };
+        self.read(|c| match &page.before {
+            None => c
+                .prepare_cached(sql::ENTITIES)?
+                .query_map(params![tenant, name, of, status, page.limit], row)?
+                .collect(),
+            Some(before) => c
+                .prepare_cached(sql::ENTITIES_BELOW)?
+                .query_map(params![tenant, name, of, status, before, page.limit], row)?
+                .collect(),
         })
     }
 

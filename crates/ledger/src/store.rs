@@ -211,7 +211,7 @@ impl Commit {
 /// Which part of a list is wanted: ids descending (the newest first) below `before`.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// Only ids below this one.
+    /// Only ids below this one, byte by byte; without it, from the highest there is.
     pub before: Option<String>,
     /// Only this status.
     pub status: Option<String>,

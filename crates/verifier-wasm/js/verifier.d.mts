@@ -54,9 +54,31 @@ export interface LogKey {
   trust?: GivenTrust;
 }
 
+/** A tenant's keys as `GET /v1/trust/tenants/{tenant}/keys` answers and `tally tenant keys --json`
+ * prints them. Only the members that stand here are read, and of keys for receipts alone. */
+export interface PublishedKeys {
+  keys: {
+    purpose?: string;
+    /** SubjectPublicKeyInfo. */
+    public_key_pem?: string;
+    /** The log that it signs. */
+    origin?: string;
+    /** The first index that it is valid for; 0 where it is not there. */
+    from_index?: string | number;
+    /** The index after the last; not there while it signs. */
+    to_index?: string | number | null;
+  }[];
+}
+
+/** Receipt keys (PEM), or a list that says what each is valid for: the one or the other. */
+export type ReceiptKeys =
+  | { keys: string[]; published?: undefined }
+  | { keys?: undefined; published: PublishedKeys };
+
 export declare class Verifier {
-  /** Is this receipt signed by one of these keys (PEM), and well formed? Not: is it in a log. */
-  receipt(question: { envelope: Bytes; keys: string[]; trust?: GivenTrust }): ReceiptAnswer;
+  /** Is this receipt well formed and signed by one of these keys, or by the one of the published
+   * ones that is its log's at its index? Not: is it in a log. */
+  receipt(question: { envelope: Bytes; trust?: GivenTrust } & ReceiptKeys): ReceiptAnswer;
   /** Is this checkpoint signed by the log? */
   checkpoint(question: { checkpoint: Bytes } & LogKey): CheckpointAnswer;
   /** Does this tlog-proof show the receipt to be in the log? */
@@ -68,13 +90,12 @@ export declare class Verifier {
    * where it is not said) must have cosigned. */
   bundle(question: {
     bundle: ArrayBuffer | ArrayBufferView | Map<string, Bytes> | Record<string, Bytes>;
-    keys?: string[];
     logKey?: string;
     trust?: GivenTrust;
     since?: Bytes;
     witnesses?: string[];
     quorum?: number;
-  }): BundleAnswer;
+  } & (ReceiptKeys | { keys?: undefined; published?: undefined })): BundleAnswer;
 }
 
 /** Reads and compiles the WebAssembly module, from beside this file where no source is given. */

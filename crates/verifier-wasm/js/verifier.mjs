@@ -33,9 +33,12 @@ export class Verifier {
     this.#exports = exports;
   }
 
-  /** Is this receipt signed by one of these keys, and well formed? Not: is it in a log. */
-  receipt({ envelope, keys, trust }) {
-    return this.#ask({ check: "receipt", envelope: base64(envelope), keys, trust });
+  /**
+   * Is this receipt well formed and signed by one of these keys, or by the one of the published
+   * ones that is its log's at its index? Not: is it in a log.
+   */
+  receipt({ envelope, keys, published, trust }) {
+    return this.#ask({ check: "receipt", envelope: base64(envelope), keys, published, trust });
   }
 
   /** Is this checkpoint signed by the log? */
@@ -59,13 +62,14 @@ export class Verifier {
   /**
    * Is this evidence bundle whole and right? `bundle` is the bytes of its tar, or its files as a
    * Map or an object from path to bytes. Without keys, those that it brings are used: the answer's
-   * trust is "unknown" then. With `since`, the log has to continue that checkpoint, held from
+   * trust is "unknown" then. `published` stands for `keys` and says what each is valid for. With
+   * `since`, the log has to continue that checkpoint, held from
    * before; with `witnesses`, `quorum` of them (all, where it is not said) must have cosigned.
    */
-  bundle({ bundle, keys, logKey, trust, since, witnesses, quorum = witnesses?.length }) {
+  bundle({ bundle, keys, published, logKey, trust, since, witnesses, quorum = witnesses?.length }) {
     const held = since === undefined ? undefined : base64(since);
     const demands = { since: held, witnesses, quorum };
-    const question = { check: "bundle", keys, log_key: logKey, trust, ...demands };
+    const question = { check: "bundle", keys, published, log_key: logKey, trust, ...demands };
     if (bundle instanceof ArrayBuffer || ArrayBuffer.isView(bundle)) {
       return this.#ask({ ...question, tar: base64(bundle) });
     }

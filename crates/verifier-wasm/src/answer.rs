@@ -5,17 +5,16 @@ use kernel::history::{self, Demands};
 use kernel::note::{self, Checkpoint, Note, VerifierKey};
 use kernel::pem;
 use kernel::proof::{self, TlogProof};
-use kernel::receipt::Statement;
-use kernel::signing_key::LogKeys;
+use kernel::signing_key::{self, KeyRange, LogKeys};
 use kernel::tree;
 use kernel::values::Digest;
-use kernel::verify::{self, Keys, Trust, verify_checkpoint, verify_envelope};
+use kernel::verify::{self, Keys, Trust, verify_checkpoint, verify_receipt};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::crypto::PureVerifier;
-use crate::limits::KEYS_MAX;
-use crate::question::{Bytes, Question};
+use crate::limits::{KEYS_MAX, PUBLISHED_KEYS_MAX};
+use crate::question::{Bytes, Published, Question};
 
 /// Why nothing could be verified.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +33,8 @@ enum Error {
     Proof(#[from] proof::Error),
     #[error(transparent)]
     Tree(#[from] tree::Error),
+    #[error("the published keys: {0}")]
+    Ranges(#[from] signing_key::Error),
 }
 
 impl Error {
@@ -46,6 +47,7 @@ impl Error {
             Self::Receipt(error) => error.code(),
             Self::Proof(error) => error.code(),
             Self::Tree(error) => error.code(),
+            Self::Ranges(error) => error.code(),
         }
     }
 }
@@ -155,7 +157,10 @@ pub fn answer(json: &[u8]) -> Vec<u8> {
 
 fn check(question: Question) -> Result<Answer, Error> {
     match question {
-        Question::Receipt { envelope, keys, trust } => receipt(&envelope.0, &keys, trust.into()),
+        Question::Receipt { envelope, keys, published, trust } => {
+            let (keys, logs) = given(&keys, published.as_ref())?;
+            receipt(&envelope.0, &keys, &logs, trust.into())
+        }
         Question::Checkpoint { checkpoint, log_key, trust } => {
             let checkpoint = read_checkpoint(&checkpoint.0, &log_key.parse()?)?;
             Ok(Answer { checkpoint: Some(checkpoint.into()), ..Answer::valid(trust.into()) })
@@ -169,9 +174,19 @@ fn check(question: Question) -> Result<Answer, Error> {
             let checkpoint = consistency(&old.0, &new.0, &hashes, &log_key.parse()?)?;
             Ok(Answer { checkpoint: Some(checkpoint.into()), ..Answer::valid(trust.into()) })
         }
-        Question::Bundle { tar, files, keys, log_key, trust, since, witnesses, quorum } => {
+        Question::Bundle {
+            tar,
+            files,
+            keys,
+            published,
+            log_key,
+            trust,
+            since,
+            witnesses,
+            quorum,
+        } => {
             let vkey = log_key.map(|key| key.parse()).transpose()?;
-            let (keys, logs) = (decode_keys(&keys)?, LogKeys::default());
+            let (keys, logs) = given(&keys, published.as_ref())?;
             let pinned = Pinned { keys, vkey, trust: trust.into(), logs };
             let witnesses = witnesses.iter().map(|key| key.parse()).collect::<Result<_, _>>()?;
             let demands = Demands { since: since.map(|since| since.0), witnesses, quorum };
@@ -214,13 +229,48 @@ fn decode_keys(keys: &[String]) -> Result<Vec<Vec<u8>>, Error> {
     decoded.map(|(at, key)| pem::decode(key).ok_or(Error::Key(at))).collect()
 }
 
-fn receipt(envelope: &[u8], keys: &[String], trust: Trust) -> Result<Answer, Error> {
-    let mut known = Keys::default();
-    for spki in decode_keys(keys)? {
-        known.insert(&spki, trust);
+/// The receipt keys of a question, and what they are valid for as far as it says so.
+fn given(keys: &[String], published: Option<&Published>) -> Result<(Vec<Vec<u8>>, LogKeys), Error> {
+    let Some(Published { keys: published }) = published else {
+        return Ok((decode_keys(keys)?, LogKeys::default()));
+    };
+    let malformed = |reason: &str| Error::Question(reason.to_owned());
+    if !keys.is_empty() {
+        return Err(malformed("name keys or published, and not both"));
     }
-    let verified = verify_envelope(envelope, &known, &PureVerifier)?;
-    let predicate = Statement::parse(&verified.payload)?.predicate;
+    if published.len() > PUBLISHED_KEYS_MAX {
+        return Err(Error::Question(format!("at most {PUBLISHED_KEYS_MAX} published keys")));
+    }
+    let (mut decoded, mut ranges) = (Vec::new(), Vec::new());
+    for (at, key) in published.iter().enumerate().filter(|(_, key)| key.purpose == "receipt") {
+        let spki = pem::decode(&key.public_key_pem).ok_or(Error::Key(at))?;
+        let (key_id, to) = (Digest::of(&spki), key.to_index.map(|to| to.0));
+        ranges.push((key.origin.as_str(), KeyRange { key_id, from: key.from_index.0, to }));
+        decoded.push(spki);
+    }
+    // Without any, the keys that a bundle brings would count.
+    if decoded.is_empty() {
+        return Err(malformed("published names no receipt key"));
+    }
+    Ok((decoded, LogKeys::of_ranges(ranges)?))
+}
+
+fn receipt(
+    envelope: &[u8],
+    keys: &[Vec<u8>],
+    logs: &LogKeys,
+    trust: Trust,
+) -> Result<Answer, Error> {
+    let mut known = Keys::default();
+    for spki in keys {
+        known.insert(spki, trust);
+    }
+    let checked = verify_receipt(envelope, &known, logs, &PureVerifier);
+    let (verified, statement) = checked.map_err(|error| match error {
+        verify::Error::Receipt(error) => Error::Receipt(error),
+        error => Error::Verify(error),
+    })?;
+    let predicate = statement.predicate;
     let malformed = |error: &dyn std::fmt::Display| {
         Error::Receipt(kernel::receipt::Error::Malformed(error.to_string()))
     };

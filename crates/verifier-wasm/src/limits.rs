@@ -5,3 +5,5 @@
 pub const QUESTION_BYTES_MAX: usize = 512 << 20;
 /// Receipt keys of one question.
 pub(crate) const KEYS_MAX: usize = 1024;
+/// Keys of a published list, which has each receipt key once for each log.
+pub(crate) const PUBLISHED_KEYS_MAX: usize = 1 << 16;

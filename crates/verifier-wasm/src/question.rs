@@ -37,14 +37,63 @@ impl From<Trust> for kernel::verify::Trust {
     }
 }
 
+/// An index of a log. The API writes 64 bits as a text.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(try_from = "IndexForm")]
+pub(crate) struct Index(pub(crate) u64);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum IndexForm {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<IndexForm> for Index {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(form: IndexForm) -> Result<Self, Self::Error> {
+        match form {
+            IndexForm::Number(number) => Ok(Self(number)),
+            IndexForm::Text(text) => text.parse().map(Self),
+        }
+    }
+}
+
+/// The keys of a tenant as it publishes them: the answer of `GET /v1/trust/tenants/{tenant}/keys`,
+/// of which only this is read.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Published {
+    pub(crate) keys: Vec<PublishedKey>,
+}
+
+/// One key of them.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PublishedKey {
+    #[serde(default)]
+    pub(crate) purpose: String,
+    #[serde(default)]
+    pub(crate) public_key_pem: String,
+    #[serde(default)]
+    pub(crate) origin: String,
+    #[serde(default)]
+    pub(crate) from_index: Index,
+    #[serde(default)]
+    pub(crate) to_index: Option<Index>,
+}
+
 /// One question.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "check", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Question {
-    /// Is this receipt signed by one of these keys, and well formed?
+    /// Is this receipt well formed and signed by one of these keys, or by the one of the published
+    /// ones that is its log's at its index?
     Receipt {
         envelope: Bytes,
+        #[serde(default)]
         keys: Vec<String>,
+        #[serde(default)]
+        published: Option<Published>,
         #[serde(default)]
         trust: Trust,
     },
@@ -80,6 +129,9 @@ pub(crate) enum Question {
         files: Option<BTreeMap<String, Bytes>>,
         #[serde(default)]
         keys: Vec<String>,
+        /// Instead of `keys`.
+        #[serde(default)]
+        published: Option<Published>,
         #[serde(default)]
         log_key: Option<String>,
         #[serde(default)]

@@ -110,6 +110,90 @@ fn envelopes() {
     }
 }
 
+/// The keys of the log of `signing-key.json` as a tenant publishes them, beside a key of another
+/// purpose.
+fn published(vectors: &Value) -> Value {
+    let ranges = vectors["ranges"].as_array().unwrap().iter();
+    let keys = ranges.zip(vectors["keys"].as_array().unwrap()).map(|(range, key)| {
+        let spki = BASE64.decode(key.as_str().unwrap()).unwrap();
+        let mut key = json!({
+            "key_id": range["key_id"], "purpose": "receipt", "origin": vectors["origin"],
+            "public_key_pem": pem::encode(&spki), "from_index": range["from"].to_string(),
+        });
+        if !range["to"].is_null() {
+            key["to_index"] = json!(range["to"].to_string());
+        }
+        key
+    });
+    let log = json!({"purpose": "log", "origin": vectors["origin"], "vkey": "x"});
+    json!({"keys": keys.chain([log]).collect::<Vec<_>>()})
+}
+
+#[test]
+fn receipt_keys_and_their_ranges() {
+    let vectors = vectors(include_str!("../../../spec/vectors/signing-key.json"));
+    let published = published(&vectors);
+    let ask_about = |envelope: &Value, with: (&str, &Value)| {
+        let mut question = json!({"check": "receipt", "envelope": base64(envelope)});
+        question[with.0] = with.1.clone();
+        question
+    };
+    let pems: Value = published["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .take(3)
+        .map(|key| key["public_key_pem"].clone())
+        .collect();
+    for (index, envelope) in vectors["accepted"].as_array().unwrap().iter().enumerate() {
+        let answer = accepted(&ask_about(envelope, ("published", &published)));
+        assert_eq!(answer["receipt"]["index"], index);
+        accepted(&ask_about(envelope, ("keys", &pems)));
+    }
+    let refused_ones = vectors["refused"].as_array().unwrap();
+    for case in refused_ones {
+        let question = ask_about(&case["envelope"], ("published", &published));
+        refused(&question, &json!("key_outside_range"));
+        // Which key is the log's there, the keys alone do not say.
+        accepted(&ask_about(&case["envelope"], ("keys", &pems)));
+    }
+    assert!(!refused_ones.is_empty());
+
+    let envelope = &vectors["accepted"][0];
+    let mut gap = published.clone();
+    gap["keys"][1]["from_index"] = json!(3);
+    refused(&ask_about(envelope, ("published", &gap)), &json!("key_ranges_invalid"));
+    let mut none = published.clone();
+    none["keys"].as_array_mut().unwrap().drain(..3);
+    refused(&ask_about(envelope, ("published", &none)), &json!("question_malformed"));
+    let mut both = ask_about(envelope, ("published", &published));
+    both["keys"] = pems;
+    refused(&both, &json!("question_malformed"));
+    let bundle = json!({"check": "bundle", "files": {}, "published": none});
+    refused(&bundle, &json!("question_malformed"));
+    let mut unreadable = published;
+    unreadable["keys"][0]["to_index"] = json!("two");
+    refused(&ask_about(envelope, ("published", &unreadable)), &json!("question_malformed"));
+}
+
+#[test]
+fn a_key_has_one_encoding() {
+    let dsse = dsse();
+    let case = &dsse["accepted"][0];
+    let envelope = vectors(case["envelope"].as_str().unwrap());
+    let text = |value: &Value| BASE64.decode(value.as_str().unwrap()).unwrap();
+    let (spki, sig) = (text(&dsse["spki_der"]), text(&envelope["signatures"][0]["sig"]));
+    let pae = case["pae"].as_str().unwrap().as_bytes();
+    let (header, point) = spki.split_at(spki.len() - 65);
+    let parity = point[64] & 1;
+    let hybrid = [header, &[6 | parity], &point[1..]].concat();
+    let compressed = [header, &[2 | parity], &point[1..33]].concat();
+    for (spki, good) in [(&spki, true), (&hybrid, false), (&compressed, false)] {
+        assert_eq!(PureVerifier.p256_sha256(spki, pae, &sig), good, "{spki:x?}");
+        assert_eq!(NativeVerifier.p256_sha256(spki, pae, &sig), good, "{spki:x?}");
+    }
+}
+
 #[test]
 fn questions_that_make_no_sense() {
     for question in [

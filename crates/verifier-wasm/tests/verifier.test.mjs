@@ -55,6 +55,35 @@ test("envelopes", async () => {
   }
 });
 
+test("receipt keys and their ranges", async () => {
+  const { accepted, refused, keys, origin, ranges } = await vectors("signing-key");
+  const pem = (key) => `-----BEGIN PUBLIC KEY-----\n${key}\n-----END PUBLIC KEY-----\n`;
+  const published = {
+    keys: ranges.map(({ from, to }, at) => ({
+      purpose: "receipt",
+      public_key_pem: pem(keys[at]),
+      origin,
+      from_index: `${from}`,
+      to_index: to && `${to}`,
+    })),
+  };
+  for (const [index, envelope] of accepted.entries()) {
+    const answer = verifier.receipt({ envelope, published, trust: "pinned" });
+    assert.deepEqual([answer.valid, answer.trust, answer.receipt.index], [true, "pinned", index]);
+  }
+  for (const { envelope } of refused) {
+    const answer = verifier.receipt({ envelope, published });
+    assert.deepEqual([answer.valid, codes(answer)], [false, ["key_outside_range"]]);
+    assert.equal(verifier.receipt({ envelope, keys: keys.map(pem) }).valid, true);
+  }
+  assert.ok(refused.length > 0);
+  const [envelope] = accepted;
+  for (const question of [{ published, keys: keys.map(pem) }, { published: { keys: [] } }]) {
+    assert.deepEqual(codes(verifier.receipt({ envelope, ...question })), ["question_malformed"]);
+    assert.deepEqual(codes(verifier.bundle({ bundle: {}, ...question })), ["question_malformed"]);
+  }
+});
+
 test("consistency", async () => {
   const { accepted, vkey: logKey } = await vectors("note");
   const { consistency } = await vectors("tree");
@@ -74,6 +103,28 @@ test("consistency", async () => {
   const [first, last] = [at(sizes.at(0)), at(sizes.at(-1))];
   const cut = verifier.consistency({ old: last, new: first, hashes: [], logKey });
   assert.deepEqual(codes(cut), ["tree_sizes"]);
+});
+
+test("witnesses and their quorum", async () => {
+  const { accepted, refused, vkey: witness } = await vectors("cosignature");
+  const { vkey: logKey } = await vectors("history");
+  const unsigned = refused.filter(({ code }) => code === "verify_unsigned");
+  assert.ok(accepted.length > 0 && unsigned.length > 0);
+  // Nothing but a checkpoint: what else lacks is said besides.
+  const demand = (note, demands) => {
+    const bundle = { "log/checkpoint": note };
+    return codes(verifier.bundle({ bundle, logKey, ...demands })).filter((code) => /^history/.test(code));
+  };
+  for (const { note } of accepted) {
+    assert.deepEqual(demand(note, { witnesses: [witness] }), []);
+    assert.deepEqual(demand(note, { witnesses: [witness], quorum: 2 }), ["history_witnesses"]);
+  }
+  for (const { note } of unsigned) {
+    assert.deepEqual(demand(note, { witnesses: [witness] }), ["history_witnesses"]);
+    assert.deepEqual(demand(note, { witnesses: [witness], quorum: 1 }), ["history_witnesses"]);
+  }
+  const unreadable = verifier.bundle({ bundle: {}, logKey, witnesses: ["a witness"] });
+  assert.deepEqual([unreadable.valid, unreadable.errors.length], [false, 1]);
 });
 
 test("bundles and questions that are none", () => {

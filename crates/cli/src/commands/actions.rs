@@ -11,7 +11,7 @@ use proto::actions::{
     Action, CancelActionRequest, Claims, GetActionRequest, ListActionsRequest,
     ReconcileActionRequest, ReleaseActionRequest, SubmitActionRequest,
 };
-use proto::types::{Decision, Json, Risk};
+use proto::types::{ApprovalDemand, Decision, DemandedStage, Json, Risk};
 
 use super::{Paging, next};
 use crate::context::Context;
@@ -206,7 +206,34 @@ pub(crate) fn decision(decision: &Decision) -> String {
         format!(" by {}", decision.rules.join(", "))
     };
     let why = decision.reasons.join(", ");
-    format!("{}{by}: {why}", decision.effect().as_str_name())
+    let people = decision.approval.as_ref().map(demand).unwrap_or_default();
+    format!("{}{by}: {why}{people}", decision.effect().as_str_name())
+}
+
+/// What people have to do: `; 1 of admin (legal), then 2 of auditor (security) within 3600 s`.
+fn demand(demand: &ApprovalDemand) -> String {
+    let stage = |stage: &DemandedStage| {
+        let roles = if stage.roles.is_empty() { "approver" } else { &stage.roles.join("/") };
+        let named = [" named ", &stage.approvers.join("/")].concat();
+        let named = if stage.approvers.is_empty() { String::new() } else { named };
+        let name = if stage.name.is_empty() { &stage.name } else { &format!(" ({})", stage.name) };
+        format!("{} of {roles}{named}{name}", stage.quorum)
+    };
+    let order = if demand.mode == "serial" { ", then " } else { " and " };
+    let mut text = demand.stages.iter().map(stage).collect::<Vec<_>>().join(order);
+    text.push_str(&format!(" within {} s", demand.expires_s));
+    let valid = demand.valid_s.map(|s| format!("good for {s} s")).unwrap_or_default();
+    let notes = [
+        (demand.valid_s.is_some(), valid.as_str()),
+        (demand.signed, "each signs"),
+        (demand.sod == "strict", "nobody of the chain"),
+        (demand.break_glass == "forbidden", "glass is not to be broken"),
+    ];
+    for (_, note) in notes.iter().filter(|(applies, _)| *applies) {
+        text.push_str(", ");
+        text.push_str(note);
+    }
+    format!("; {text}")
 }
 
 /// A risk for people: `45 medium (write, prod)`.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use kernel::note::VerifierKey;
-use kernel::signing_key::{KeyRange, KeyRanges, LogKeys};
+use kernel::signing_key::{KeyRange, LogKeys};
 use kernel::values::Digest;
 use kernel::verify::Trust;
 use ledger::evidence::Pinned;
@@ -81,23 +81,20 @@ impl Published {
     /// The receipt keys, and for each log what they are valid for.
     pub(crate) fn pinned(&self, vkey: Option<VerifierKey>) -> Result<Pinned, Failure> {
         let bad = |key: &TrustKey| Failure::Usage(format!("key {}: it cannot be read", key.key_id));
-        let (mut keys, mut logs) = (Vec::new(), LogKeys::default());
-        let mut of_log: Vec<(&str, Vec<KeyRange>)> = Vec::new();
+        let (mut keys, mut ranges) = (Vec::new(), Vec::new());
         for key in self.keys.iter().filter(|key| key.purpose() == Purpose::Receipt) {
             let spki = from_pem(&key.public_key_pem).ok_or_else(|| bad(key))?;
             let key_id = Digest::of(&spki);
             let range = KeyRange { key_id, from: key.from_index, to: key.to_index };
-            match of_log.iter_mut().find(|(origin, _)| *origin == key.origin) {
-                Some((_, ranges)) => ranges.push(range),
-                None => of_log.push((&key.origin, vec![range])),
-            }
+            ranges.push((key.origin.as_str(), range));
             keys.push(spki);
         }
-        for (origin, ranges) in of_log {
-            let ranges = KeyRanges::try_from(ranges);
-            let ranges = ranges.map_err(|error| Failure::Usage(format!("{origin}: {error}")))?;
-            logs.insert(origin, ranges);
+        // Without any, the keys that a bundle brings would count.
+        if keys.is_empty() {
+            return Err(Failure::Usage("the keys name no receipt key".to_owned()));
         }
+        let logs = LogKeys::of_ranges(ranges);
+        let logs = logs.map_err(|error| Failure::Usage(format!("the keys: {error}")))?;
         Ok(Pinned { keys, vkey, trust: Trust::CallerSupplied, logs })
     }
 

@@ -34,10 +34,17 @@ impl Phone {
         let made = who.enroll_totp(&EnrollTotpRequest {}, None).await.unwrap();
         let mut phone = Self { secret: base32(&made.secret), last: 0 };
         assert_eq!(phone.secret.len(), 20);
-        let code = phone.code().await;
-        let factor = who.confirm_totp(&ConfirmTotpRequest { code }, None).await.unwrap();
-        assert_eq!(factor.state(), State::Confirmed);
-        phone
+        loop {
+            // The code of now, so that the next one need not be waited for.
+            phone.last = step();
+            let request = ConfirmTotpRequest { code: phone.again() };
+            let confirmed = who.confirm_totp(&request, None).await;
+            if confirmed.is_ok() || !phone.over() {
+                assert_eq!(confirmed.unwrap().state(), State::Confirmed);
+                return phone;
+            }
+            // It took so long that the server was right to refuse the code.
+        }
     }
 
     fn at(&self, counter: u64) -> String {
@@ -49,14 +56,33 @@ impl Phone {
         format!("{:06}", (word & 0x7fff_ffff) % 1_000_000)
     }
 
-    /// A code that was not given before, and that the server takes for half a minute at least.
+    /// A code that was not given before, and that the server takes for a whole minute at least:
+    /// it takes the code of the step before and of the next step too.
     pub(crate) async fn code(&mut self) -> String {
-        // The server takes the code of the next step too.
         while self.last > step() {
             sleep(LOOK_EVERY).await;
         }
-        self.last = step().max(self.last + 1);
-        self.at(self.last)
+        self.last = step() + 1;
+        self.again()
+    }
+
+    /// Whether the time of the code that was given last is over.
+    fn over(&self) -> bool {
+        step() > self.last + 1
+    }
+
+    /// The code that was given last, or one that was not given before where less than half a minute
+    /// of its time is left.
+    pub(crate) async fn still(&mut self) -> String {
+        if step() > self.last { self.code().await } else { self.again() }
+    }
+
+    /// What was `refused` is the code that was given last and is used up. Only when its time is
+    /// over, the server may have forgotten that it ever was one.
+    #[track_caller]
+    pub(crate) fn assert_replayed(&self, refused: (u16, String), why: &str) {
+        let forgotten = self.over() && refused.1 == "step_up_failed";
+        assert!(forgotten || refused == (403, "step_up_replayed".to_owned()), "{why}: {refused:?}");
     }
 
     /// The code that was given last.

@@ -8,6 +8,8 @@ use kernel::bundle::{self, Manifest, archive};
 use kernel::dsse::{self, Envelope};
 use kernel::note::{Checkpoint, Note, NoteSignature};
 use kernel::proof::TlogProof;
+use kernel::receipt::Statement;
+use kernel::signing_key::{Handover, KeyRanges};
 use kernel::tile;
 use kernel::tree;
 use kernel::values::Digest;
@@ -85,6 +87,20 @@ impl Bundle {
         self.entries();
     }
 
+    /// The log's keys as its receipts hand them on, for who has all of them.
+    pub(super) fn ranges(&self) -> KeyRanges {
+        let mut ranges: Option<KeyRanges> = None;
+        for (index, receipt) in (0..).zip(self.receipts()) {
+            let Envelope { payload, key_id, .. } = Envelope::parse(&receipt).unwrap();
+            let ranges = ranges.get_or_insert_with(|| KeyRanges::start(key_id));
+            let transitions = Statement::parse(&payload).unwrap().predicate.transitions;
+            if let Some(handover) = Handover::read(index, &transitions).unwrap() {
+                ranges.hand_over(&handover).unwrap();
+            }
+        }
+        ranges.unwrap()
+    }
+
     /// Writes the entry tiles anew.
     fn entries(&mut self) {
         let receipts = self.receipts();
@@ -110,6 +126,7 @@ impl Bundle {
         manifest.subject = bundle::subjects(&bundle::borrowed(&self.files));
         (manifest.predicate.size, manifest.predicate.root) = (size, root);
         manifest.predicate.receipts = self.size();
+        manifest.predicate.keys = self.ranges().as_slice().to_vec();
         let manifest = signed(&serde_json::to_vec(&manifest).unwrap(), signer);
         self.files.insert(bundle::MANIFEST.to_owned(), manifest);
     }

@@ -1,10 +1,15 @@
 //! The matrix: what is done to evidence, and which tool sees it.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use kernel::bundle::{
     CHECKPOINT, COST, MANIFEST, key_path, proof_path, receipt_path, sigstore_path,
 };
 use kernel::dsse::Envelope;
 use kernel::pem;
+use kernel::receipt::Statement;
+use kernel::values::Digest;
+use ledger::keys::P256Signer;
 
 use super::bundle::{Bundle, signed};
 use super::scene::Scene;
@@ -42,12 +47,17 @@ const NO_MANIFEST: Sight = Sight::Cannot("it reads the log, not the manifest or 
 const PRESENT: Sight = Sight::Cannot("it proves the receipts that are there");
 const NO_TILES: Sight = Sight::Cannot("it builds the tree from receipts and reads no tile");
 const NO_SIGNATURES: Sight = Sight::Cannot("it checks no signature");
-const NO_CHAIN: Sight = Sight::Cannot("the tree fits itself, and it knows no chain of receipts");
+const NO_CHAIN: Sight = Sight::Cannot("the tree fits itself, and it reads nothing in a receipt");
+const NO_RANGES: Sight =
+    Sight::Cannot("the key is one of the log's, and it knows no ranges of keys");
 
 /// Anybody: has no key, but can write `SHA256SUMS` anew.
 const ANYBODY: &str = "anybody";
 /// Whoever holds the receipt key and the log's key: can sign everything anew.
 const OPERATOR: &str = "operator";
+
+/// The case of a key of the log that was not its key at that index.
+pub(super) const OUTSIDE_RANGE: &str = "receipt signed by a retired key, outside its range";
 
 /// The receipt that is tampered with, neither the first nor the last.
 const VICTIM: u64 = 3;
@@ -83,7 +93,7 @@ fn flipped(scene: &Scene, prefix: &str, at: usize) -> Bundle {
 fn rewritten(scene: &Scene, receipts: &[Vec<u8>]) -> Bundle {
     let mut bundle = scene.late.clone();
     bundle.relog(receipts, scene.operator.log.as_ref());
-    bundle.sign(scene.operator.receipt.as_ref());
+    bundle.sign(scene.operator.current());
     bundle
 }
 
@@ -125,23 +135,52 @@ fn of_stranger(scene: &Scene) -> Bundle {
     let key = scene.stranger.files[&key_path(&key_id)].clone();
     bundle.files.insert(key_path(&key_id), key);
     bundle.put(VICTIM, &envelope);
-    bundle.sign(scene.operator.receipt.as_ref());
+    bundle.sign(scene.operator.current());
     bundle
 }
 
-/// All of it made anew with keys of the forger's own.
-fn forged(scene: &Scene) -> Bundle {
-    let mut bundle = scene.late.clone();
-    let signer = scene.forger.receipt.as_ref();
-    let anew = |envelope: Vec<u8>| signed(&Envelope::parse(&envelope).unwrap().payload, signer);
-    let receipts: Vec<Vec<u8>> = bundle.receipts().into_iter().map(anew).collect();
+/// All of it made anew with keys of the forger's own, which hand over as the genuine ones do: but
+/// for the keys, nothing is wrong with it.
+pub(super) fn forged(scene: &Scene) -> Bundle {
+    let (mut bundle, forger) = (scene.late.clone(), &scene.forger);
+    let named = |key: &dyn P256Signer| [key.key_id().hex(), BASE64.encode(key.spki_der())];
+    let pairs = scene.operator.receipts.iter().zip(&forger.receipts);
+    let swaps: Vec<_> = pairs
+        .flat_map(|(old, new)| named(old.as_ref()).into_iter().zip(named(new.as_ref())))
+        .collect();
+    let ranges = bundle.ranges();
+    let (mut receipts, mut prev) = (Vec::new(), Digest::of(b""));
+    for (index, envelope) in (0..).zip(bundle.receipts()) {
+        let payload = Envelope::parse(&envelope).unwrap().payload;
+        let before = Statement::parse(&payload).unwrap().predicate.log.prev;
+        let mut text = String::from_utf8(payload).unwrap().replace(&before.hex(), &prev.hex());
+        for (old, new) in &swaps {
+            text = text.replace(old, new);
+        }
+        prev = Digest::of(text.as_bytes());
+        let key = ranges.at(index).unwrap();
+        let at = ranges.as_slice().iter().position(|range| range.key_id == key).unwrap();
+        receipts.push(signed(text.as_bytes(), forger.receipts[at].as_ref()));
+    }
     bundle.files.retain(|path, _| !path.starts_with("keys/"));
-    bundle.files.insert(key_path(&signer.key_id()), pem::encode(signer.spki_der()).into());
-    let log_key = format!("{}\n", scene.forger.log.verifier_key());
+    for key in &forger.receipts {
+        bundle.files.insert(key_path(&key.key_id()), pem::encode(key.spki_der()).into());
+    }
+    let log_key = format!("{}\n", forger.log.verifier_key());
     bundle.files.insert("keys/log.vkey".to_owned(), log_key.into());
-    bundle.relog(&receipts, scene.forger.log.as_ref());
-    bundle.sign(signer);
+    bundle.relog(&receipts, forger.log.as_ref());
+    bundle.sign(forger.current());
     bundle
+}
+
+/// The receipt after the handover signed by the key before, and all else as it has to be. Receipts
+/// are chained by their payloads, which stay.
+fn outside_range(scene: &Scene) -> Bundle {
+    let after = scene.late.ranges().as_slice()[1].from;
+    let mut receipts = scene.late.receipts();
+    let receipt = &mut receipts[usize::try_from(after).unwrap()];
+    *receipt = signed(&Envelope::parse(receipt).unwrap().payload, scene.operator.retired());
+    rewritten(scene, &receipts)
 }
 
 /// Every case, in the order of the table.
@@ -248,9 +287,8 @@ fn of_files() -> [Case; 4] {
     ]
 }
 
-/// What the operator can do to the log itself, with every signature made anew. A retired key that
-/// signs outside its range belongs here too.
-fn of_the_log() -> [Case; 5] {
+/// What the operator can do to the log itself, with every signature made anew.
+fn of_the_log() -> [Case; 6] {
     let case = |what, make, held, sights| Case { what, by: OPERATOR, make, held, sights };
     let late: fn(&Scene) -> Vec<u8> = |scene| scene.late.checkpoint();
     [
@@ -283,6 +321,12 @@ fn of_the_log() -> [Case; 5] {
             |scene| scene.forked.clone(),
             Some(late),
             [RELISTED, RESIGNED, RESIGNED, ENVELOPES, SEES, SEES, SEES, SEES],
+        ),
+        case(
+            OUTSIDE_RANGE,
+            outside_range,
+            None,
+            [RELISTED, SEES, NO_RANGES, NO_RANGES, NO_CHAIN, NO_CHAIN, SEES, SEES],
         ),
     ]
 }

@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use client::Client;
 use kernel::tile;
+use kernel::values::Digest;
 use ledger::keys::{FileKeys, KeyProvider, NoteSigner, P256Signer, Purpose};
 use proto::accounts::CreateAccountRequest;
 use proto::identity::principal::Kind;
 use proto::identity::trust_key::Purpose as TrustPurpose;
 use proto::identity::{CreateTenantRequest, GetTenantKeysRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::bundle::Bundle;
-use crate::common::{Server, action, allow_all, assert_code};
+use crate::common::{Server, action, allow_all, assert_code, text};
 
 /// What to export for all of a log.
 const WHOLE: [&str; 1] = ["--full-log"];
@@ -26,15 +27,37 @@ pub(super) const ORIGIN: &str = "tally.test/main/main";
 
 /// The keys of a tenant, as whoever holds its key folder has them.
 pub(super) struct Signers {
-    pub(super) receipt: Arc<dyn P256Signer>,
+    /// The receipt keys of the log, in its order.
+    pub(super) receipts: Vec<Arc<dyn P256Signer>>,
     pub(super) log: Arc<dyn NoteSigner>,
 }
 
 impl Signers {
-    fn of(dir: &Path) -> Self {
+    /// Those of the operator of a log that `bundle` is all of.
+    fn of(dir: &Path, bundle: &Bundle) -> Self {
         let keys = FileKeys::open(dir).unwrap();
-        let receipt = keys.p256("main", Purpose::Receipt).unwrap();
-        Self { receipt, log: keys.note("main", ORIGIN).unwrap() }
+        let ranges = bundle.ranges();
+        let ids = ranges.as_slice().iter().map(|range| range.key_id);
+        let by_id = |id: Digest| keys.p256_by_id("main", Purpose::Receipt, &id).unwrap();
+        Self { receipts: ids.map(by_id).collect(), log: keys.note("main", ORIGIN).unwrap() }
+    }
+
+    /// As many keys as a log with one rotation has, of whoever makes them.
+    fn made(dir: &Path) -> Self {
+        let keys = FileKeys::open(dir).unwrap();
+        let first = keys.p256("main", Purpose::Receipt).unwrap();
+        let second = keys.create_p256("main", Purpose::Receipt).unwrap();
+        Self { receipts: vec![first, second], log: keys.note("main", ORIGIN).unwrap() }
+    }
+
+    /// The key that was replaced.
+    pub(super) fn retired(&self) -> &dyn P256Signer {
+        self.receipts.first().unwrap().as_ref()
+    }
+
+    /// The key that signs now.
+    pub(super) fn current(&self) -> &dyn P256Signer {
+        self.receipts.last().unwrap().as_ref()
     }
 }
 
@@ -56,8 +79,10 @@ pub(super) struct Scene {
     pub(super) operator: Signers,
     /// What anybody can make: keys of their own for the same origin.
     pub(super) forger: Signers,
-    /// The receipt key as the server publishes it.
-    pub(super) key: String,
+    /// The tenant's keys as the server publishes them.
+    pub(super) published: Value,
+    /// The receipt keys among them that are the log's, in its order.
+    pub(super) pems: Vec<String>,
     /// The log's verifier key as the server publishes it.
     pub(super) log_key: String,
     _keys: TempDir,
@@ -94,13 +119,14 @@ fn copy(data: &Path) -> Server {
     Server::start_in(folder, "")
 }
 
-/// The receipt key and the log's key, as everybody may ask for them.
-async fn published(server: &Server) -> (String, String) {
+/// The log's receipt keys and its own, as everybody may ask for them.
+async fn published(server: &Server) -> (Vec<String>, String) {
     let request = GetTenantKeysRequest { tenant: "main".to_owned() };
     let keys = server.owner.get_tenant_keys(&request).await.unwrap().keys;
-    let receipt = keys.iter().find(|key| key.purpose() == TrustPurpose::Receipt).unwrap();
-    let log = keys.iter().find(|key| key.origin == ORIGIN && !key.vkey.is_empty()).unwrap();
-    (receipt.public_key_pem.clone(), log.vkey.clone())
+    let of_log = keys.iter().filter(|key| key.origin == ORIGIN);
+    let receipt = of_log.clone().filter(|key| key.purpose() == TrustPurpose::Receipt);
+    let log = of_log.clone().find(|key| !key.vkey.is_empty()).unwrap();
+    (receipt.map(|key| key.public_key_pem.clone()).collect(), log.vkey.clone())
 }
 
 /// The log of a new tenant of the same server.
@@ -121,6 +147,8 @@ impl Scene {
         let agent = server.key(Kind::Agent, &["agent"], "dev").await;
         let as_agent = |server: &Server| Client::new(&server.url, &agent).unwrap();
         act(&as_agent(&server), 4).await;
+        assert_code(&server.tally(&server.owner_key(), &["tenant", "rotate", "main"]), 0);
+        act(&as_agent(&server), 1).await;
         let early = exported(&server, &server.owner_key(), &WHOLE);
         server.terminate();
         let copy = copy(&server.data);
@@ -134,9 +162,13 @@ impl Scene {
         assert_eq!(early.receipts(), late.receipts()[..early.receipts().len()]);
         let stranger = stranger(&server).await;
         let keys = tempfile::tempdir().unwrap();
-        let (key, log_key) = published(&server).await;
-        let operator = Signers::of(&server.data.join("keys"));
-        let forger = Signers::of(keys.path());
+        let (pems, log_key) = published(&server).await;
+        let shown = server.tally(&server.owner_key(), &["tenant", "keys", "main", "--json"]);
+        let published = serde_json::from_str(&text(&shown)).unwrap();
+        let operator = Signers::of(&server.data.join("keys"), &late);
+        let forger = Signers::made(keys.path());
+        let sizes = [operator.receipts.len(), forger.receipts.len(), pems.len()];
+        assert_eq!(sizes, [2; 3], "the log has one rotation");
         Self {
             server,
             early,
@@ -146,7 +178,8 @@ impl Scene {
             stranger,
             operator,
             forger,
-            key,
+            published,
+            pems,
             log_key,
             _keys: keys,
         }

@@ -91,10 +91,10 @@ fn openssl(scene: &Scene, subject: &Subject) -> Verdict {
     }
     for (path, file) in subject.bundle.files.iter().filter(|(path, _)| path.starts_with("keys/")) {
         let pinned = match path.strip_suffix(".pem") {
-            Some(_) => scene.key.clone(),
-            None => format!("{}\n", scene.log_key),
+            Some(_) => scene.pems.iter().any(|pem| *file == pem.as_bytes()),
+            None => *file == format!("{}\n", scene.log_key).as_bytes(),
         };
-        if *file != pinned.as_bytes() {
+        if !pinned {
             return Err(format!("{path} is not the pinned key"));
         }
     }
@@ -130,8 +130,8 @@ fn questions(scene: &Scene, all: &Subjects) -> Value {
     let ask = |subject: &Subject| {
         let held = subject.held.as_deref().map(|held| str::from_utf8(held).unwrap());
         json!({
-            "dir": subject.dir, "keys": [scene.key], "log_key": scene.log_key,
-            "since": held, "hashes": growth(subject),
+            "dir": subject.dir, "keys": scene.pems, "published": scene.published,
+            "log_key": scene.log_key, "since": held, "hashes": growth(subject),
         })
     };
     all.iter().map(|(name, subject)| (name.clone(), ask(subject))).collect()
@@ -299,24 +299,28 @@ fn ct_merkle(subject: &Subject) -> Verdict {
     tree.root().verify_consistency(&root_of(&held), &grown).map_err(|error| format!("{error:?}"))
 }
 
-/// Our own program with pinned keys, on a folder and on an archive, and the server, which pins its
-/// own and compares with no older checkpoint: they have to agree.
+/// Our own program, on a folder with the log's first key pinned and on an archive with all that the
+/// tenant publishes, and the server, which pins its own keys and compares with no older checkpoint:
+/// they have to agree.
 fn own(scene: &Scene, subject: &Subject) -> Verdict {
-    let [key, tar, held] = ["pem", "tar", "held"].map(|name| subject.dir.with_extension(name));
-    fs::write(&key, &scene.key).unwrap();
+    let named = ["pem", "json", "tar", "held"].map(|name| subject.dir.with_extension(name));
+    let [key, keys, tar, held] = named;
+    fs::write(&key, &scene.pems[0]).unwrap();
+    fs::write(&keys, scene.published.to_string()).unwrap();
     fs::write(&tar, subject.bundle.tar()).unwrap();
     let name = |path: &Path| path.to_str().unwrap().to_owned();
-    let mut pins = vec!["--key".to_owned(), name(&key), "--log-key".to_owned()];
-    pins.push(scene.log_key.clone());
+    let mut pins = ["--json", "--log-key", &scene.log_key].map(str::to_owned).to_vec();
     if let Some(checkpoint) = &subject.held {
         fs::write(&held, checkpoint).unwrap();
         pins.extend(["--since".to_owned(), name(&held)]);
     }
-    let verify = |path: &Path| {
-        let arguments = [&["verify".to_owned(), name(path)][..], &pins].concat();
+    let verify = |path: &Path, option: &str, keys: &Path| {
+        let given = ["verify".to_owned(), name(path), option.to_owned(), name(keys)];
+        let arguments = [given.as_slice(), &pins].concat();
         tally(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     };
-    let (folder, archive) = (verify(&subject.dir), verify(&tar));
+    let folder = verify(&subject.dir, "--key", &key);
+    let archive = verify(&tar, "--keys", &keys);
     let arguments = ["evidence", "verify", tar.to_str().unwrap()];
     let server = scene.server.tally(&scene.server.owner_key(), &arguments);
     let outputs = [&folder, &archive, &server];

@@ -1,8 +1,8 @@
 // Checks unpacked bundles with our verifier in WebAssembly, as Node has it.
 //
 // Arguments: the folder that `cargo xtask wasm` built. Standard input: {name: {"dir": …, "keys":
-// [PEM, …], "log_key": …, "since": a held checkpoint or null, "hashes": [hex, …]}}. Standard
-// output: {name: what is wrong, or null}.
+// [PEM, …], "published": what the tenant publishes of its keys, "log_key": …, "since": a held
+// checkpoint or null, "hashes": [hex, …]}}. Standard output: {name: what is wrong, or null}.
 
 import { readdirSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
@@ -17,16 +17,19 @@ function files(dir) {
   return new Map(paths.map((path) => [relative(dir, path), readFileSync(path)]));
 }
 
-function outcome({ dir, keys, log_key: logKey, since, hashes }) {
+function outcome({ dir, keys, published, log_key: logKey, since, hashes }) {
   const bundle = files(dir);
-  const given = { keys, logKey, trust: "pinned" };
-  const answers = [verifier.bundle({ bundle, ...given, since: since ?? undefined })];
-  const [index] = [...bundle.keys()].flatMap((path) => path.match(/(?<=receipts\/)\d+(?=\.dsse)/) ?? []);
-  if (index !== undefined) {
+  const given = { logKey, trust: "pinned" };
+  const whole = { bundle, ...given, since: since ?? undefined };
+  // By the log's first key, from which the handovers lead to the others, and by all of them.
+  const answers = [{ keys: keys.slice(0, 1) }, { published }].map((by) => verifier.bundle({ ...whole, ...by }));
+  if (answers[0].valid !== answers[1].valid) throw new Error(`${dir}: ${JSON.stringify(answers)}`);
+  for (const index of [...bundle.keys()].flatMap((path) => path.match(/(?<=receipts\/)\d+(?=\.dsse)/) ?? [])) {
     const envelope = bundle.get(`receipts/${index}.dsse.json`);
     const proof = bundle.get(`proofs/${index}.tlog-proof`);
-    answers.push(verifier.receipt({ envelope, ...given }));
-    answers.push(verifier.inclusion({ envelope, proof, ...given }));
+    answers.push(verifier.receipt({ envelope, published, ...given }));
+    // A proof that was dropped is what the bundle's answer is about.
+    if (proof !== undefined) answers.push(verifier.inclusion({ envelope, proof, ...given }));
   }
   if (since !== null) {
     const proof = hashes.map((hash) => Buffer.from(hash, "hex"));

@@ -156,6 +156,8 @@ pub trait KeyProvider: Send + Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NativeVerifier;
 
+/// Bytes of both coordinates of a point of P-256.
+const P256_COORDINATES_BYTES: usize = 64;
 /// What stands before the uncompressed point of a P-256 key in its SPKI.
 pub(crate) const P256_SPKI_HEADER: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\
     \x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
@@ -171,9 +173,12 @@ impl SignatureVerifier for NativeVerifier {
             let key = match last {
                 Some((known, key)) if known == spki_der => key,
                 _ => {
-                    let Some(point) = spki_der.strip_prefix(P256_SPKI_HEADER) else {
+                    // Other encodings of a point would give one key several ids.
+                    let point = spki_der.strip_prefix(P256_SPKI_HEADER);
+                    let Some(point @ [0x04, coordinates @ ..]) = point else { return false };
+                    if coordinates.len() != P256_COORDINATES_BYTES {
                         return false;
-                    };
+                    }
                     let Ok(key) = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point) else {
                         return false;
                     };

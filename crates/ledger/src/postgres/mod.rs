@@ -288,15 +288,22 @@ impl Store for Postgres {
 
     fn entities(&self, log: &LogId, kind: Kind, page: &Page) -> Result<Vec<EntityRow>, Error> {
         let (tenant, name, of) = (log.tenant(), log.name(), kind.as_str());
-        // `~` sorts above every character of an id.
-        let before = page.before.as_deref().unwrap_or("~");
         let status = page.status.as_deref().unwrap_or("");
         let limit = i64::from(page.limit);
-        let params: Params<'_> = &[&tenant, &name, &of, &before, &status, &limit];
-        self.read(tenant, sql::ENTITIES, params, |row| {
+        let decode = |row: &Row| {
             let stream = Stream { kind, id: rows::get(row, 0)? };
             rows::entity(log, stream, row, 1)
-        })
+        };
+        match &page.before {
+            None => {
+                let params: Params<'_> = &[&tenant, &name, &of, &status, &limit];
+                self.read(tenant, sql::ENTITIES, params, decode)
+            }
+            Some(before) => {
+                let params: Params<'_> = &[&tenant, &name, &of, &status, before, &limit];
+                self.read(tenant, sql::ENTITIES_BELOW, params, decode)
+            }
+        }
     }
 
     /// Across tenants.

@@ -1,5 +1,6 @@
 //! Actions: submitted, decided, run and shown.
 
+mod demand;
 mod outcome;
 mod prepare;
 pub(crate) mod queue;

@@ -13,6 +13,7 @@ use proto::types;
 use proto::wire::{Json, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::demand;
 use super::prepare::Document;
 use crate::error::{self, Refused, Result};
 use crate::shared::Shared;
@@ -224,6 +225,7 @@ pub(crate) fn decision(decision: &kernel::decision::Decision) -> types::Decision
         policy_digest: decision.policy.digest.to_string(),
         input_digest: decision.input_digest.to_string(),
         retry_after_ms: retry.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX)),
+        approval: demand::wire(&decision.obligations),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::error::{Refused, Result};
 use crate::paging;
 use crate::shared::{Caller, Shared};
 
-pub(crate) use view::role_name;
+pub(crate) use view::{named, role_name};
 
 /// The part of an approval's content that is somebody's reason.
 const REASON: &str = "reason";

@@ -142,7 +142,8 @@ fn wire_demand(approval: &Approval) -> WireApproval {
     }
 }
 
-fn named(electorate: &Electorate) -> (Vec<String>, Vec<String>) {
+/// The roles and the principals of an electorate.
+pub(crate) fn named(electorate: &Electorate) -> (Vec<String>, Vec<String>) {
     let roles = electorate.roles.iter().map(role_name).collect();
     (roles, electorate.approvers.iter().map(ToString::to_string).collect())
 }
