@@ -303,8 +303,10 @@ pub enum Input {
         principal_revision: u64,
         /// The approval consumed in the same commit, on the first attempt under one.
         consumed: Option<ApprovalId>,
-        /// What is held in the same commit.
+        /// What is held for it.
         hold: Option<MicroUsd>,
+        /// Whether that was held before, for an attempt that was lost, and not in the same commit.
+        held: bool,
         /// The epoch of the server that runs it.
         epoch: u64,
     },

@@ -157,6 +157,7 @@ fn draw(
             principal_revision: revisions.principal,
             consumed: consumed.cloned(),
             hold: hold.filter(|_| request.account.is_some()),
+            held,
             epoch: revisions.epoch,
         },
     ));

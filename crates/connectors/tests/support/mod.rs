@@ -43,6 +43,7 @@ pub(crate) fn permit(plan_digest: Digest) -> Permit {
         principal_revision: 1,
         consumed: None,
         hold: None,
+        held: false,
         epoch: 1,
     };
     let mut state: Option<Action> = None;

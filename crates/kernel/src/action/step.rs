@@ -149,7 +149,8 @@ impl Action {
     /// Draws a permit: only for a decision that is fresh, made under the revisions in force, and
     /// whose approval (if it demands one) is consumed in this very commit.
     fn start(&self, input: &Input, now: Timestamp) -> Result<Change, Refusal> {
-        let Input::Start { policy_revision, principal_revision, consumed, hold, epoch } = input
+        let Input::Start { policy_revision, principal_revision, consumed, hold, held, epoch } =
+            input
         else {
             return Err(Refusal::InvalidInput("not a start"));
         };
@@ -175,6 +176,10 @@ impl Action {
         let priced = self.request.estimate > MicroUsd::ZERO;
         if priced && (*hold != Some(self.request.estimate) || self.request.account.is_none()) {
             return Err(Refusal::HoldMissing);
+        }
+        // Whoever believes that the money is held already may have looked before it was settled.
+        if *held != self.held() {
+            return Err(Refusal::Moved);
         }
         Ok(Change::Started(Attempt {
             number: self.attempts.saturating_add(1),

@@ -419,6 +419,7 @@ impl World {
             principal_revision: principal,
             consumed: None,
             hold: None,
+            held: action.held(),
             epoch,
         };
         Command::new(Kind::Action, action.id.as_str(), Input::Action(input))
