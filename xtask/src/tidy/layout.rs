@@ -16,7 +16,7 @@ const RINGS: [&[&str]; 4] = [
     &["kernel", "testkit"],
     &["ledger", "policy", "sandbox", "connectors", "proto"],
     &["client", "server"],
-    &["tally", "desktop", "wallet", "verifier-wasm", "sim", "bench"],
+    &["tally", "desktop", "wallet", "verifier-wasm", "sim", "bench", "mcpkit"],
 ];
 
 /// The crates whose name is not that of their folder.
