@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    accounts, actions, approvals, evidence, identity, init, ledger, login, me, migrate, policy,
-    receipts, serve, token, tools, verify, version, witness,
+    accounts, actions, approvals, evidence, identity, init, ledger, login, mcp, me, migrate,
+    policy, receipts, secret, serve, token, tools, verify, version, witness,
 };
 use crate::context::Context;
 use crate::demo;
@@ -97,9 +97,14 @@ pub(crate) enum Command {
     /// See the tools that policy lets you call.
     #[command(subcommand)]
     Tools(tools::Tools),
+    /// Put Tally in front of an MCP server: `tally mcp -- COMMAND`; manage those behind it.
+    Mcp(mcp::Mcp),
     /// Manage the accounts that actions spend from.
     #[command(subcommand)]
     Account(accounts::Account),
+    /// Keep the secrets that upstreams are shown. No value ever comes out again.
+    #[command(subcommand)]
+    Secret(secret::Secret),
     /// Cosign the checkpoints of logs on other servers, and raise an alarm where one is rewritten.
     #[command(subcommand)]
     Witness(witness::Witness),
@@ -138,7 +143,9 @@ impl Command {
             Self::Sessions(command) => command.run(context).await,
             Self::ServiceAccount(command) => command.run(context).await,
             Self::Tools(command) => command.run(context).await,
+            Self::Mcp(command) => command.run(context).await,
             Self::Account(command) => command.run(context).await,
+            Self::Secret(command) => command.run(context).await,
             Self::Witness(command) => command.run(context).await,
             Self::Version => version::run(context).await,
         }

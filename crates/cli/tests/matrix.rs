@@ -331,6 +331,9 @@ async fn mutations(server: &Server, wire: &Wire, owner: &str) -> Vec<(String, Va
         (format!("/v1/principals/{}/totp/reset", c.principal_id), json!({})),
         ("/v1/me/signing-keys".to_owned(), json!({"name": "n", "public_key_pem": PEMS[0]})),
         (format!("/v1/me/signing-keys/{key_id}/remove"), json!({})),
+        ("/v1/secrets".to_owned(), json!({"name": "s", "value": "user"})),
+        ("/v1/secrets/s/rotate".to_owned(), json!({"value": "user"})),
+        ("/v1/secrets/s/remove".to_owned(), json!({})),
     ]
 }
 

@@ -23,16 +23,16 @@ use crate::{limits, retry};
 /// The environment variable that names a PEM file of certificate authorities to trust.
 pub const CA_FILE: &str = "TALLY_CA_FILE";
 
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const AGENT: &str = concat!("tally/", env!("CARGO_PKG_VERSION"));
+pub(crate) const AGENT: &str = concat!("tally/", env!("CARGO_PKG_VERSION"));
 
 /// The transport of [`crate::Client`].
 #[derive(Clone, Debug)]
 pub struct Http {
-    url: Arc<str>,
-    key: Option<HeaderValue>,
-    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pub(crate) url: Arc<str>,
+    pub(crate) key: Option<HeaderValue>,
+    pub(crate) pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl Http {
@@ -103,7 +103,7 @@ impl Http {
         Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
 
-    fn failed(&self, error: &PoolError) -> TransportError {
+    pub(crate) fn failed(&self, error: &PoolError) -> TransportError {
         let (url, reason) = (self.url.to_string(), innermost(error));
         if error.is_connect() {
             TransportError::Connect { url, reason }

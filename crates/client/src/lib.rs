@@ -10,6 +10,7 @@
 //! ```
 
 mod error;
+mod exchange;
 mod http;
 pub mod limits;
 mod login;
@@ -19,6 +20,7 @@ mod retry;
 use std::ops::Deref;
 
 pub use crate::error::{SetupError, TransportError};
+pub use crate::exchange::Exchange;
 pub use crate::http::{CA_FILE, Http};
 pub use crate::login::LoggedIn;
 

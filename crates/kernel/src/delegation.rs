@@ -49,6 +49,8 @@ const NEVER_DELEGATED: &[&str] = &[
     "tenants:suspend",
     "token_keys:rotate",
     "signing_keys:rotate",
+    "secrets:read",
+    "secrets:write",
     "workspaces:create",
 ];
 

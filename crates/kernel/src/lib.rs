@@ -28,6 +28,7 @@ pub mod proof;
 pub mod receipt;
 pub mod reservation;
 pub mod risk;
+pub mod secret;
 pub mod session;
 pub mod signer;
 pub mod signing_key;

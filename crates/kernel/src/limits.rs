@@ -75,6 +75,8 @@ pub const WITNESSES_MAX: usize = NOTE_SIGNATURES_MAX - 1;
 pub const SIGNING_KEYS_PER_LOG_MAX: usize = 1_000;
 /// Bytes of the name of how a session was opened.
 pub const SESSION_METHOD_BYTES_MAX: usize = 64;
+/// Bytes of the name of a secret.
+pub const SECRET_NAME_BYTES_MAX: usize = 64;
 /// How long a session may last.
 pub const SESSION_MICROS_MAX: i64 = 30 * 24 * 3600 * 1_000_000;
 /// How long an access token may be good for.

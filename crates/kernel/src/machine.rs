@@ -6,7 +6,8 @@ use crate::failure::{Category, Failure};
 use crate::ids::AccountId;
 use crate::values::{MicroUsd, Timestamp};
 use crate::{
-    account, action, approval, control, factor, identity, reservation, session, signer, signing_key,
+    account, action, approval, control, factor, identity, reservation, secret, session, signer,
+    signing_key,
 };
 
 /// What kind of thing a stream is about.
@@ -45,11 +46,13 @@ pub enum Kind {
     TokenKey,
     /// A login elsewhere and whose it is.
     Identity,
+    /// A secret that upstreams are shown.
+    Secret,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Action,
         Self::Approval,
         Self::Account,
@@ -66,6 +69,7 @@ impl Kind {
         Self::Session,
         Self::TokenKey,
         Self::Identity,
+        Self::Secret,
     ];
 
     /// The name in streams and rows.
@@ -87,6 +91,7 @@ impl Kind {
             Self::Session => "session",
             Self::TokenKey => "token_key",
             Self::Identity => "identity",
+            Self::Secret => "secret",
         }
     }
 
@@ -160,6 +165,8 @@ pub enum Change {
     Session(session::Change),
     /// Of a login elsewhere.
     Identity(identity::Change),
+    /// Of a secret.
+    Secret(secret::Change),
 }
 
 /// An input to any machine.
@@ -185,6 +192,8 @@ pub enum Input {
     Session(session::Input),
     /// To a login elsewhere.
     Identity(identity::Input),
+    /// To a secret.
+    Secret(secret::Input),
 }
 
 /// An input and what it is for. A batch of commands is carried out whole or not at all.
@@ -227,6 +236,8 @@ pub enum State {
     Session(session::Session),
     /// Of a login elsewhere.
     Identity(identity::Identity),
+    /// Of a secret.
+    Secret(secret::Secret),
 }
 
 /// Where a change came from.
@@ -462,6 +473,10 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
             let change = identity::step(of!(Identity), input)?;
             Ok(vec![Change::Identity(change)])
         }
+        Input::Secret(input) => {
+            let change = secret::step(of!(Secret), input)?;
+            Ok(vec![Change::Secret(change)])
+        }
     }
 }
 
@@ -492,6 +507,7 @@ pub fn apply(state: &mut Option<State>, change: &Change, applied: &Applied<'_>) 
         Change::SigningKey(change) => fold!(signing_key, SigningKey, change),
         Change::Session(change) => fold!(session, Session, change),
         Change::Identity(change) => fold!(identity, Identity, change),
+        Change::Secret(change) => fold!(secret, Secret, change),
     }
 }
 
@@ -508,6 +524,7 @@ impl State {
             Self::Control(control::Entity::Tenant(t)) if t.suspended => "suspended",
             Self::Session(session) if session.ended => "ended",
             Self::Identity(identity) if identity.principal.is_none() => "unlinked",
+            Self::Secret(secret) if secret.removed => "removed",
             _ => "active",
         }
     }

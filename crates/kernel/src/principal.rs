@@ -93,7 +93,7 @@ const AGENT: &[&str] = &[
 #[rustfmt::skip]
 const OPERATOR: &[&str] = &[
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "approvals:read",
-    "tools:read", "accounts:read", "receipts:read", "ledger:read", "sessions:read",
+    "tools:read", "accounts:read", "receipts:read", "ledger:read", "secrets:read", "sessions:read",
     "sessions:revoke", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
@@ -114,7 +114,8 @@ const ADMIN: &[&str] = &[
     "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
     "keys:rotate", "tenants:read", "workspaces:read", "workspaces:create", "sessions:read",
-    "sessions:revoke", "signing_keys:rotate", "me:read", "me:manage",
+    "sessions:revoke", "signing_keys:rotate", "secrets:read", "secrets:write", "me:read",
+    "me:manage",
 ];
 #[rustfmt::skip]
 const OWNER: &[&str] = &[
@@ -125,7 +126,7 @@ const OWNER: &[&str] = &[
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
     "keys:rotate", "tenants:read", "tenants:create", "tenants:suspend", "workspaces:read",
     "workspaces:create", "sessions:read", "sessions:revoke", "token_keys:rotate",
-    "signing_keys:rotate", "me:read", "me:manage",
+    "signing_keys:rotate", "secrets:read", "secrets:write", "me:read", "me:manage",
 ];
 
 #[rustfmt::skip]

@@ -124,6 +124,7 @@ impl<'de> Deserialize<'de> for Transition {
             Kind::SigningKey => serde_json::from_str(text).map(Change::SigningKey),
             Kind::Session => serde_json::from_str(text).map(Change::Session),
             Kind::Identity => serde_json::from_str(text).map(Change::Identity),
+            Kind::Secret => serde_json::from_str(text).map(Change::Secret),
             _ => serde_json::from_str(text).map(Change::Control),
         };
         let change = change.map_err(serde::de::Error::custom)?;

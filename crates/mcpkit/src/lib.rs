@@ -1,1 +1,23 @@
-//! MCP servers and clients made with the official SDK, for tests to talk to.
+//! MCP servers and clients for tests to talk to; never part of what is shipped.
+//!
+//! [`everything`] is a well-behaved server made with the official SDK, [`misbehave`] one that does
+//! what no server should, [`fast`] one that costs next to nothing, and [`peer`] the official SDK's
+//! client. [`program`] makes servers over stdio of the test program itself.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail loudly"
+)]
+#![expect(deprecated, reason = "the older revisions have what the newest dropped")]
+
+pub mod everything;
+pub mod fast;
+pub mod misbehave;
+pub mod peer;
+pub mod program;
+mod revision;
+mod running;
+
+pub use revision::Revisions;
+pub use running::Running;

@@ -55,6 +55,11 @@ pub(crate) mod tally {
             package!("tally.me.v1");
         }
     }
+    pub(crate) mod secrets {
+        pub mod v1 {
+            package!("tally.secrets.v1");
+        }
+    }
     pub(crate) mod tools {
         pub mod v1 {
             package!("tally.tools.v1");

@@ -2,21 +2,27 @@
 //!
 //! A credential is looked at again while its request lasts: who is revoked waits no longer.
 //!
-//! REST and gRPC share it: the route (and with it the permission) is found by the path.
+//! REST and gRPC share it: the route (and with it the permission) is found by the path. Routes
+//! that are written by hand and not in `proto/` say what they demand themselves ([`Guarded`]).
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use hyper::body::{Frame, SizeHint};
 use kernel::failure::{Category, Failure};
 use proto::routes::{self, Idempotency, Route};
 
 use crate::credentials::{self, Credential, Holder};
 use crate::error;
 use crate::limits;
+use crate::mcp;
+use crate::mcp::auth::Lack;
 use crate::rate::{Allowance, Rates};
 use crate::sessions;
 use crate::shared::{Caller, Shared};
@@ -37,6 +43,88 @@ impl Gate {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, rates: Arc::default() }
     }
+
+    /// Refuses, with what a client of that route needs to know to do better.
+    fn refuse(&self, door: Door, failure: Failure, id: &HeaderValue, grpc: bool) -> Response {
+        let Door::Guarded(guarded) = door else { return refuse(failure, id, grpc) };
+        let lack = Lack::of(&failure, guarded.scopes);
+        let mut response = refuse(failure, id, false);
+        if let Some(lack) = lack {
+            let value = mcp::auth::challenge(&self.shared, lack);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+        }
+        response
+    }
+}
+
+/// A route that is written by hand, and what it demands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guarded {
+    /// Its path, whatever the method.
+    pub(crate) path: &'static str,
+    /// Its name in the metrics.
+    pub(crate) name: &'static str,
+    /// What the caller must have.
+    pub(crate) permission: &'static str,
+    /// What a client is told to ask for, to get in.
+    pub(crate) scopes: &'static [&'static str],
+}
+
+/// The routes that are written by hand and not public.
+const GUARDED: [Guarded; 1] = [mcp::auth::DOOR];
+
+/// What a request's route demands.
+#[derive(Clone, Copy)]
+enum Door {
+    /// Nothing: it is public, or there is no such route.
+    Open,
+    /// What `proto/` says.
+    Rpc(&'static Route),
+    /// What it says itself.
+    Guarded(&'static Guarded),
+}
+
+impl Door {
+    fn of(request: &Request) -> Self {
+        let path = request.uri().path();
+        if let Some(guarded) = GUARDED.iter().find(|guarded| guarded.path == path) {
+            return Self::Guarded(guarded);
+        }
+        route_of(request).map_or(Self::Open, Self::Rpc)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Open => "other",
+            Self::Rpc(route) => route.rpc,
+            Self::Guarded(guarded) => guarded.name,
+        }
+    }
+
+    fn permission(self) -> Option<&'static str> {
+        match self {
+            Self::Open => None,
+            Self::Rpc(route) => route.permission,
+            Self::Guarded(guarded) => Some(guarded.permission),
+        }
+    }
+}
+
+/// The credential of a request, for what outlives the request. Handlers of guarded routes find it
+/// beside the [`Caller`].
+#[derive(Clone, Debug)]
+pub(crate) struct Standing(Arc<Credential>);
+
+impl Standing {
+    /// Who holds the credential, as things stand now.
+    pub(crate) fn caller(&self, shared: &Shared) -> Result<Caller, Failure> {
+        credentials::holder(shared, &self.0).map(|holder| holder.caller)
+    }
+
+    /// Returns once the credential is good no more, with why.
+    pub(crate) async fn ends(&self, shared: &Shared) -> Failure {
+        ends(shared, &self.0).await
+    }
 }
 
 /// Lets a request through to its handler, or refuses it.
@@ -44,21 +132,23 @@ pub(crate) async fn gate(State(gate): State<Gate>, mut request: Request, next: N
     let started = std::time::Instant::now();
     let request_id = request_id(request.headers());
     request.headers_mut().insert(REQUEST_ID, request_id.clone());
-    let route = route_of(&request);
+    let door = Door::of(&request);
     let grpc = is_grpc(&request);
-    let mut response = match admit(&gate, &mut request, route) {
+    let mut response = match admit(&gate, &mut request, door) {
         Ok(None) => next.run(request).await,
         Ok(Some((credential, allowance))) => {
             let mut response = tokio::select! {
                 biased;
                 response = next.run(request) => response,
-                failure = ends(&gate.shared, &credential) => refuse(failure, &request_id, grpc),
+                failure = ends(&gate.shared, &credential) => {
+                    gate.refuse(door, failure, &request_id, grpc)
+                }
             };
             show_allowance(response.headers_mut(), allowance);
-            response
+            watch(&gate.shared, credential, response)
         }
         Err(refused) => {
-            let mut response = refuse(refused.failure, &request_id, grpc);
+            let mut response = gate.refuse(door, refused.failure, &request_id, grpc);
             if let Some(allowance) = refused.allowance {
                 show_allowance(response.headers_mut(), allowance);
             }
@@ -66,9 +156,50 @@ pub(crate) async fn gate(State(gate): State<Gate>, mut request: Request, next: N
         }
     };
     response.headers_mut().insert(REQUEST_ID, request_id);
-    let name = route.map_or("other", |route| route.rpc);
-    gate.shared.metrics.request(name, response.status().as_u16(), started.elapsed());
+    gate.shared.metrics.request(door.name(), response.status().as_u16(), started.elapsed());
     response
+}
+
+/// Ends a body that is still being made once the credential is good no more.
+fn watch(shared: &Arc<Shared>, credential: Arc<Credential>, response: Response) -> Response {
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    let shared = shared.clone();
+    let ended = async move {
+        let _why = ends(&shared, &credential).await;
+    };
+    response.map(|body| Body::new(Watched { body, ended: Box::pin(ended) }))
+}
+
+/// A body that ends early where its credential does.
+struct Watched {
+    body: Body,
+    ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        if !this.body.is_end_stream() && this.ended.as_mut().poll(context).is_ready() {
+            this.body = Body::empty();
+        }
+        Pin::new(&mut this.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 struct NotAdmitted {
@@ -98,28 +229,29 @@ fn route_of(request: &Request) -> Option<&'static Route> {
 fn admit(
     gate: &Gate,
     request: &mut Request,
-    route: Option<&'static Route>,
-) -> Result<Option<(Credential, Allowance)>, NotAdmitted> {
+    door: Door,
+) -> Result<Option<(Arc<Credential>, Allowance)>, NotAdmitted> {
     // What has no route is answered by its fallback (404, 405) or is public by itself.
-    let Some(route) = route else { return Ok(None) };
-    let Some(permission) = route.permission else { return Ok(None) };
+    let Some(permission) = door.permission() else { return Ok(None) };
     if gate.shared.control.doubt.is_open() {
         let message = "it is not known for the moment who may do what";
         let failure = Failure::new(Category::Internal, "unavailable", message);
         return Err(failure.retry_after_ms(limits::DOUBT_RETRY_MS).into());
     }
-    let (credential, caller, allowance) = authenticate(gate, request)?;
+    let (credential, caller, allowance) = authenticate(gate, request, door)?;
     let refused = |failure| NotAdmitted { failure, allowance: Some(allowance) };
     if !caller.may(permission) {
         let message = format!("this takes the permission `{permission}`");
         return Err(refused(Failure::new(Category::Permission, "permission_denied", message)));
     }
-    let key = idempotency_key(request.headers()).map_err(refused)?;
-    if route.idempotency == Idempotency::Required && key.is_none() {
-        let message = "send an `Idempotency-Key` header: any text that is new for each request";
-        let failure = Failure::new(Category::Validation, "idempotency_key_required", message);
-        return Err(refused(failure));
-    }
+    let credential = Arc::new(credential);
+    let key = match door {
+        Door::Rpc(route) => key_for(route, request.headers()).map_err(refused)?,
+        Door::Open | Door::Guarded(_) => {
+            request.extensions_mut().insert(Standing(credential.clone()));
+            None
+        }
+    };
     let trace_id = trace_id(request.headers());
     request.extensions_mut().insert(Caller { idempotency_key: key, trace_id, ..caller });
     Ok(Some((credential, allowance)))
@@ -138,6 +270,7 @@ async fn ends(shared: &Shared, credential: &Credential) -> Failure {
 fn authenticate(
     gate: &Gate,
     request: &Request,
+    door: Door,
 ) -> Result<(Credential, Caller, Allowance), NotAdmitted> {
     let (shared, headers) = (&gate.shared, request.headers());
     let text = match credential(headers) {
@@ -147,12 +280,21 @@ fn authenticate(
                 let message = "send an API key as `X-API-Key`, or a key or token as Bearer";
                 Failure::new(Category::Auth, "credential_missing", message)
             };
-            let text = sessions::cookie(headers).ok_or_else(missing)?;
+            // A cookie speaks for a browser: programs come with their own credentials.
+            let cookie = match door {
+                Door::Guarded(_) => None,
+                Door::Open | Door::Rpc(_) => sessions::cookie(headers),
+            };
+            let text = cookie.ok_or_else(missing)?;
             sessions::same_site(shared, request.method(), headers)?;
             text
         }
     };
-    let credential = credentials::read(shared, text).ok_or_else(credentials::invalid)?;
+    let read = match door {
+        Door::Guarded(_) => credentials::read_for(shared, text, mcp::auth::resource(shared)),
+        Door::Open | Door::Rpc(_) => credentials::read(shared, text),
+    };
+    let credential = read.ok_or_else(credentials::invalid)?;
     let Holder { caller, base, rate_per_min, .. } = credentials::holder(shared, &credential)?;
     let allowance =
         gate.rates.take(&base, rate_per_min, shared.now()).map_err(|(allowance, wait_ms)| {
@@ -174,6 +316,16 @@ pub(crate) fn credential(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+/// The idempotency key, without which some routes do nothing.
+fn key_for(route: &Route, headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let key = idempotency_key(headers)?;
+    if route.idempotency == Idempotency::Required && key.is_none() {
+        let message = "send an `Idempotency-Key` header: any text that is new for each request";
+        return Err(Failure::new(Category::Validation, "idempotency_key_required", message));
+    }
+    Ok(key)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {

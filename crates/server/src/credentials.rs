@@ -64,8 +64,13 @@ pub(crate) fn suspended() -> Failure {
     Failure::new(Category::Permission, "tenant_suspended", message)
 }
 
-/// Reads a credential.
+/// Reads a credential that is good everywhere here.
 pub(crate) fn read(shared: &Shared, text: &str) -> Option<Credential> {
+    read_for(shared, text, shared.tokens.issuer())
+}
+
+/// Reads a credential at `resource`: a token must be for that, or for the whole server.
+pub(crate) fn read_for(shared: &Shared, text: &str, resource: &str) -> Option<Credential> {
     let secret = |kind: &str, rest: &str| {
         let (id, secret) = rest.split_once('_')?;
         Some(Credential::Secret {
@@ -79,7 +84,9 @@ pub(crate) fn read(shared: &Shared, text: &str) -> Option<Credential> {
     if let Some(rest) = text.strip_prefix(SESSION_PREFIX) {
         return secret("ses", rest);
     }
-    shared.tokens.verify(shared, text).map(Credential::Token)
+    let claims = shared.tokens.verify(shared, text)?;
+    let meant = claims.audience == shared.tokens.issuer() || claims.audience == resource;
+    meant.then_some(Credential::Token(claims))
 }
 
 /// Who holds the credential, as things stand now.

@@ -12,6 +12,7 @@ use kernel::ids::{EnvironmentId, PrincipalId, TenantId, WorkspaceId};
 use kernel::machine::{Kind, State, Stream};
 use kernel::principal::ActorChain;
 use kernel::receipt::LogId;
+use kernel::secret::Secret;
 use kernel::session::Session;
 use kernel::values::{Digest, Timestamp};
 use ledger::Ledger;
@@ -29,6 +30,7 @@ struct Tables {
     keys: HashMap<String, (TenantId, Arc<ApiKey>)>,
     sessions: HashMap<String, (TenantId, Arc<Session>)>,
     histories: BTreeMap<TenantId, PolicyHistory>,
+    secrets: BTreeMap<(TenantId, String), Arc<Secret>>,
     token_key: TokenKey,
 }
 
@@ -136,6 +138,7 @@ impl Directory {
         let entity = match state {
             State::Control(entity) => entity,
             State::Session(session) => return self.take_session(log, session),
+            State::Secret(secret) => return self.take_secret(log, secret),
             _ => return,
         };
         let mut tables = self.0.write();
@@ -187,6 +190,29 @@ impl Directory {
             let session = Arc::new(session.clone());
             tables.sessions.insert(session.id.clone(), (tenant.clone(), session));
         }
+    }
+
+    fn take_secret(&self, log: &LogId, secret: &Secret) {
+        let LogId::Control(tenant) = log else { return };
+        let order = |secret: &Secret| (secret.version, secret.removed);
+        let key = (tenant.clone(), secret.name.clone());
+        let mut tables = self.0.write();
+        if tables.secrets.get(&key).is_none_or(|known| order(known) <= order(secret)) {
+            tables.secrets.insert(key, Arc::new(secret.clone()));
+        }
+    }
+
+    /// The secret of that name, without its value, also where it was removed.
+    pub(crate) fn secret(&self, tenant: &TenantId, name: &str) -> Option<Arc<Secret>> {
+        self.0.read().secrets.get(&(tenant.clone(), name.to_owned())).cloned()
+    }
+
+    /// The secrets of a tenant that have a value, by name.
+    pub(crate) fn secrets(&self, tenant: &TenantId) -> Vec<Arc<Secret>> {
+        let tables = self.0.read();
+        let from = tables.secrets.range((tenant.clone(), String::new())..);
+        let of_tenant = from.take_while(|((owner, _), _)| owner == tenant);
+        of_tenant.map(|(_, secret)| secret.clone()).filter(|secret| !secret.removed).collect()
     }
 
     /// The API key or session of that id, with whose it is.

@@ -108,3 +108,13 @@ pub const DOUBT_RETRY_MS: u64 = 500;
 pub const OUTCOME_PATIENCE: Duration = Duration::from_secs(20);
 /// Between two tries.
 pub const OUTCOME_REST: Duration = Duration::from_millis(200);
+/// Bytes of a secret's value.
+pub const SECRET_BYTES_MAX: usize = 64 << 10;
+/// Secrets of one tenant that have a value.
+pub const SECRETS_MAX: usize = 1_000;
+/// How long the server of a data folder may take to accept a connection.
+pub const HOLDER_CONNECT: Duration = Duration::from_secs(2);
+/// How often the lock of a data folder is tried.
+pub const LOCK_TRIES: u32 = 10;
+/// Between two tries.
+pub const LOCK_REST: Duration = Duration::from_millis(20);

@@ -192,16 +192,26 @@ impl Form {
         Some(scope.split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect())
     }
 
-    /// For whom the token is to be: this server where nobody else is named.
+    /// For whom the token is to be: this server where nobody else is named. `resource` is the
+    /// word of RFC 8707, `audience` that of RFC 8693; a token has one of both.
     fn audience(&self, shared: &Shared) -> Result<String> {
-        let Some(audience) = self.get("audience") else {
+        let (resource, audience) = (self.get("resource"), self.get("audience"));
+        let Some(named) = resource.or(audience) else {
             return Ok(shared.tokens.issuer().to_owned());
         };
-        let plain = audience.bytes().all(|b| b.is_ascii_graphic());
-        if audience.len() > limits::AUDIENCE_BYTES_MAX || !plain {
-            return Err(Error::new("invalid_target", "audience: at most 255 ASCII characters"));
+        let plain = named.bytes().all(|b| b.is_ascii_graphic());
+        if named.len() > limits::AUDIENCE_BYTES_MAX || !plain {
+            return Err(Error::new("invalid_target", "a target has at most 255 ASCII characters"));
         }
-        Ok(audience.to_owned())
+        if audience.is_some_and(|audience| audience != named) {
+            return Err(Error::new("invalid_target", "name one target: resource or audience"));
+        }
+        let absolute = |uri: &str| uri.parse::<url::Url>().is_ok_and(|u| u.fragment().is_none());
+        if resource.is_some_and(|resource| !absolute(resource)) {
+            let description = "resource is an absolute URI without a fragment";
+            return Err(Error::new("invalid_target", description));
+        }
+        Ok(named.to_owned())
     }
 
     /// When the token is to end at the latest. `expires_in` is ours: OAuth has no word for it.

@@ -29,7 +29,7 @@ use crate::waiters::Waiters;
 /// The control plane: what may exist.
 pub(crate) struct Control {
     pub(crate) ledger: Ledger,
-    pub(crate) vault: Vault,
+    pub(crate) vault: Arc<Vault>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) doubt: Arc<Doubt>,
     /// Held while a tenant is made.
@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) running: TaskTracker,
     /// Wakes the queue.
     pub(crate) queue: Notify,
+    /// What upstreams are shown.
+    pub(crate) secrets: Arc<crate::secrets::Secrets>,
     /// Who cosigns our checkpoints.
     pub(crate) witnesses: crate::witnesses::Witnesses,
     pub(crate) config: crate::Config,

@@ -38,6 +38,7 @@ use crate::me::MeApi;
 use crate::metrics::Metrics;
 use crate::policies::{self, PoliciesApi};
 use crate::receipts::ReceiptsApi;
+use crate::secrets::{Secrets, SecretsApi};
 use crate::shared::{Control, Shared, system_clock};
 use crate::standby::{self, Front};
 use crate::stores::{Epochs, Stores};
@@ -61,6 +62,12 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Another process serves the data folder.
+    #[error("`{path}` is in use by another server")]
+    InUse {
+        /// The file of the lock.
+        path: PathBuf,
     },
     /// The ledger cannot be opened.
     #[error(transparent)]
@@ -329,11 +336,15 @@ pub(crate) fn open(
         decision_limit_ms: config.policy.decision_limit_ms,
     };
     let control_key = policies::control_key(keys.as_ref()).map_err(Error::Start)?;
+    let directory = Arc::new(Directory::load(&control)?);
+    let (doubt, sealed) = (Arc::default(), Arc::new(Vault::new(control.clone(), keys.clone())));
+    let secrets = Secrets::new(directory.clone(), Arc::clone(&doubt), sealed.clone());
     Ok(Shared {
+        secrets: Arc::new(secrets),
         control: Control {
-            directory: Arc::new(Directory::load(&control)?),
-            doubt: Arc::default(),
-            vault: Vault::new(control.clone(), keys.clone()),
+            directory,
+            doubt,
+            vault: sealed,
             ledger: control,
             founding: tokio::sync::Mutex::default(),
             rotating: tokio::sync::Mutex::default(),
@@ -470,6 +481,7 @@ pub(crate) type Served = Services<
     MeApi,
     PoliciesApi,
     ReceiptsApi,
+    SecretsApi,
     SystemApi,
     ToolsApi,
 >;
@@ -487,6 +499,7 @@ pub(crate) fn router(shared: Arc<Shared>, providers: oidc::Providers) -> Router 
         me: Arc::new(MeApi(shared.clone())),
         policies: Arc::new(PoliciesApi(shared.clone())),
         receipts: Arc::new(ReceiptsApi(shared.clone())),
+        secrets: Arc::new(SecretsApi(shared.clone())),
         system: Arc::new(SystemApi(shared.clone())),
         tools: Arc::new(ToolsApi(shared.clone())),
     };
@@ -498,6 +511,7 @@ pub(crate) fn router(shared: Arc<Shared>, providers: oidc::Providers) -> Router 
         .route("/openapi.json", get(openapi))
         .merge(oauth::router(shared.clone()))
         .merge(oidc::router(shared.clone(), providers))
+        .merge(crate::mcp::auth::router(shared.clone()))
         .merge(grpc)
         .fallback(proto::rest::not_found)
         .layer(axum::middleware::from_fn_with_state(Gate::new(shared), gate))

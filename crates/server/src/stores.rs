@@ -10,9 +10,9 @@ use ledger::postgres::{Owner, Plane, Postgres};
 use ledger::sqlite::Sqlite;
 use ledger::store::Store;
 
-use crate::Config;
 use crate::shared::new_id;
 use crate::start::Error;
+use crate::{Config, folder};
 
 /// Both planes' stores.
 pub(crate) struct Stores {
@@ -35,7 +35,7 @@ impl Stores {
     pub(crate) fn open(config: &Config, url: &str) -> Result<Self, Error> {
         let data = |source| Error::Data { path: config.data.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data).map_err(data)?;
-        lock(&config.data)?;
+        folder::lock(&config.data, url)?;
         let Some(database) = config.database()? else {
             let open = |file: &str| Sqlite::open(&config.data.join(file)).map(Arc::new);
             let (control, runtime) = (open("control.sqlite")?, open("runtime.sqlite")?);
@@ -87,27 +87,4 @@ fn owner_id(data: &Path) -> Result<String, Error> {
         .map_err(failed)?;
     file.write_all(id.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     Ok(id)
-}
-
-/// One server for one data folder. The lock lives as long as the process.
-fn lock(data: &Path) -> Result<(), Error> {
-    let path = data.join("lock");
-    let failed = |source| Error::Data { path: path.clone(), source };
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {
-            // Kept open on purpose: closing it would give up the lock.
-            std::mem::forget(file);
-            Ok(())
-        }
-        Err(error) => {
-            Err(Error::Start(format!("`{}` is in use by another server: {error}", path.display())))
-        }
-    }
 }

@@ -125,6 +125,8 @@ pub(crate) struct Jwk {
 /// Issues and verifies tokens.
 pub(crate) struct Tokens {
     issuer: String,
+    /// The resource that is `/mcp`.
+    mcp: String,
     /// Tokens whose signatures were verified, by their digests.
     known: Mutex<HashMap<Digest, Arc<Claims>>>,
 }
@@ -157,12 +159,18 @@ fn key_id(public: &[u8; 32]) -> String {
 
 impl Tokens {
     pub(crate) fn new(issuer: String) -> Self {
-        Self { issuer, known: Mutex::default() }
+        let mcp = format!("{issuer}{}", crate::mcp::auth::DOOR.path);
+        Self { issuer, mcp, known: Mutex::default() }
     }
 
     /// Who issues tokens, and whom they are for where they say nothing else.
     pub(crate) fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// The audience of tokens that are for `/mcp` alone.
+    pub(crate) fn mcp(&self) -> &str {
+        &self.mcp
     }
 
     /// The keys that verify tokens, the one that signs first.
@@ -218,8 +226,9 @@ impl Tokens {
         Ok(format!("{message}.{}", BASE64URL.encode(signature)))
     }
 
-    /// What a token says, where it is one of ours, for us and not over. Whether that still holds
-    /// (of principals, keys, sessions) is asked elsewhere, each time.
+    /// What a token says, where it is one of ours, for us or a part of us, and not over. Whether
+    /// that still holds (of principals, keys, sessions), and whether it is for the part where it
+    /// is shown, is asked elsewhere, each time.
     pub(crate) fn verify(&self, shared: &Shared, token: &str) -> Option<Arc<Claims>> {
         if token.len() > limits::TOKEN_BYTES_MAX {
             return None;
@@ -267,7 +276,7 @@ impl Tokens {
             return None;
         }
         let payload: Payload = decode(payload)?;
-        if payload.iss != self.issuer || payload.aud != self.issuer {
+        if payload.iss != self.issuer || ![&self.issuer, &self.mcp].contains(&&payload.aud) {
             return None;
         }
         claims(payload, generation)

@@ -45,6 +45,7 @@ const EFFECTS: [Effect; 3] = [
             ("connectors", "targets its tests call"),
             ("cli", "the target that `tally demo` starts for itself"),
             ("bench", "targets of the load generator"),
+            ("mcpkit", "MCP servers that tests call"),
         ],
     },
     Effect {
@@ -54,6 +55,7 @@ const EFFECTS: [Effect; 3] = [
             ("sandbox", "hardened workers"),
             ("cli", "`tally demo` runs openssl where there is one"),
             ("bench", "starts the daemon it measures"),
+            ("mcpkit", "starts MCP servers for tests"),
             ("testkit", "starts PostgreSQL for tests"),
         ],
     },

@@ -15,8 +15,8 @@ use super::Finding;
 const RINGS: [&[&str]; 4] = [
     &["kernel", "testkit"],
     &["ledger", "policy", "sandbox", "connectors", "proto"],
-    &["client", "server"],
-    &["tally", "desktop", "wallet", "verifier-wasm", "sim", "bench", "mcpkit"],
+    &["client", "server", "mcpkit"],
+    &["tally", "desktop", "wallet", "verifier-wasm", "sim", "bench"],
 ];
 
 /// The crates whose name is not that of their folder.

@@ -23,10 +23,10 @@ use kernel::risk::Risk;
 use kernel::session::{Change as Session, Open};
 use kernel::signing_key::{self, Algorithm};
 use kernel::values::{Digest, MicroUsd, Timestamp};
-use kernel::{factor, signer};
+use kernel::{factor, secret, signer};
 
 /// The type of every transition.
-pub(crate) const TYPES: [&str; 53] = [
+pub(crate) const TYPES: [&str; 56] = [
     "action.requested",
     "action.decided",
     "action.approved",
@@ -80,6 +80,9 @@ pub(crate) const TYPES: [&str; 53] = [
     "signer.key_registered",
     "signer.key_removed",
     "signing_key.activated",
+    "secret.put",
+    "secret.rotated",
+    "secret.removed",
 ];
 
 /// The time that is `second` seconds after the first receipt.
@@ -579,5 +582,19 @@ fn factors_and_signers() -> Vec<Vec<Told>> {
         signer(registered(b"spki", signer::Algorithm::Ed25519)),
         signer(registered(b"other", signer::Algorithm::EcdsaP256Sha256)),
         signer(signer::Change::Removed { key_id: Digest::of(b"spki") }),
+    ]
+    .into_iter()
+    .chain(secrets())
+    .collect()
+}
+
+/// A secret that is put, rotated and removed: who and when, nothing of what.
+fn secrets() -> Vec<Vec<Told>> {
+    let by = || principal("u_2");
+    let secret = |change| vec![(Kind::Secret, "github", Change::Secret(change))];
+    vec![
+        secret(secret::Change::Put { version: 1, by: by() }),
+        secret(secret::Change::Rotated { version: 2, by: by() }),
+        secret(secret::Change::Removed { by: by() }),
     ]
 }

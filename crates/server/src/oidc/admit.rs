@@ -57,7 +57,7 @@ pub(super) async fn identity_id(
 
 /// The tenant's salt, made when it is first asked for. Two servers that race keep the one whose
 /// commit came first.
-async fn salt(shared: &Shared, tenant: &TenantId) -> Result<Vec<u8>> {
+pub(crate) async fn salt(shared: &Shared, tenant: &TenantId) -> crate::error::Result<Vec<u8>> {
     let (id, part) = SALT;
     let vault = &shared.control.vault;
     if let Some(salt) = vault.open(tenant.as_str(), id, part)? {
@@ -75,7 +75,7 @@ async fn salt(shared: &Shared, tenant: &TenantId) -> Result<Vec<u8>> {
         Err(error) => return Err(error.into()),
     }
     let kept = vault.open(tenant.as_str(), id, part)?;
-    kept.ok_or_else(|| crate::error::Refused::internal("the salt of identities is gone").into())
+    kept.ok_or_else(|| crate::error::Refused::internal("the salt of identities is gone"))
 }
 
 /// The principal that has this identity.

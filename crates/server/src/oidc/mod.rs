@@ -24,6 +24,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use zeroize::Zeroizing;
 
+pub(crate) use self::admit::salt;
 pub(crate) use self::link::{link, unlink};
 pub use self::settings::Provider as OidcProvider;
 pub(crate) use self::settings::check;

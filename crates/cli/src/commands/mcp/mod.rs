@@ -1,0 +1,45 @@
+//! `tally mcp`: MCP servers behind Tally, and Tally in front of one.
+
+mod front;
+pub(crate) mod limits;
+mod pump;
+
+use clap::{Args, Subcommand};
+
+use crate::context::Context;
+use crate::exit::Exit;
+
+/// What `tally mcp --help` says after its options.
+const EXAMPLES: &str = "\
+In front of one server, in place of its command in a client's configuration:
+  {\"command\": \"tally\", \"args\": [\"mcp\", \"--\", \"npx\", \"-y\", \"@modelcontextprotocol/server-filesystem\", \"/srv\"]}
+What policy holds is decided by a person, in any terminal of the same user:
+  tally approvals list --credentials ~/.local/share/tally/approver.json";
+
+/// `tally mcp`.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    after_help = EXAMPLES
+)]
+pub(crate) struct Mcp {
+    #[command(subcommand)]
+    manage: Option<Manage>,
+    #[command(flatten)]
+    front: front::Front,
+}
+
+/// What is behind the server's endpoint `/mcp`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Manage {}
+
+impl Mcp {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        match self.manage {
+            Some(manage) => match manage {},
+            None => self.front.run(context).await,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The MCP servers over stdio that tests put behind the gateway.
+
+use mcpkit::program::Program;
+
+/// Not a test: the process that [`upstream`] starts.
+#[test]
+#[ignore = "a program that other tests start"]
+fn program() {
+    mcpkit::program::run();
+}
+
+/// The words of the command of a fixture over stdio.
+pub(crate) fn upstream(program: Program) -> Vec<String> {
+    mcpkit::program::command("mcp::program", program)
+}
