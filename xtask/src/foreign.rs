@@ -1,5 +1,5 @@
-//! Programs that are not ours, from PyPI and npm: verifiers that read our evidence, and an OpenID
-//! Connect provider that people log in with.
+//! Programs that are not ours, from PyPI and npm: verifiers that read our evidence, an OpenID
+//! Connect provider that people log in with, and MCP's conformance suite, servers and SDKs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -30,52 +30,82 @@ const NODE: [&str; 5] = [
     "oidc-provider@9.13.3",
 ];
 
+/// What MCP's own people publish: the conformance suite, with the Node 22 that it needs, a server
+/// that is in wide use, and the TypeScript SDK of the older revisions and of the newest.
+const MCP_NODE_FOLDER: &str =
+    "mcp-node-22.23.3-conformance-0.2.0-alpha.12-filesystem-2026.8.31-sdk-1.32.2-client-2.4.0";
+const MCP_NODE: [&str; 5] = [
+    "node@22.23.3",
+    "@modelcontextprotocol/conformance@0.2.0-alpha.12",
+    "@modelcontextprotocol/server-filesystem@2026.8.31",
+    "@modelcontextprotocol/sdk@1.32.2",
+    "@modelcontextprotocol/client@2.4.0",
+];
+
+/// The Python SDK.
+const MCP_PYTHON_FOLDER: &str = "mcp-python-2.3.0";
+const MCP_PYTHON: [&str; 1] = ["mcp==2.3.0"];
+
 /// The file that says that a folder is complete.
 const COMPLETE: &str = "complete";
 
 /// A Python that has the packages.
-pub(crate) fn python() -> Result<PathBuf> {
-    let folder = repo::cache()?.join(PYTHON_FOLDER);
+fn python(folder: &str, packages: &[&str]) -> Result<PathBuf> {
+    let folder = repo::cache()?.join(folder);
     let python = folder.join("bin/python");
     if !folder.join(COMPLETE).is_file() {
-        println!("installing {} into {}", PYTHON.join(" "), folder.display());
+        println!("installing {} into {}", packages.join(" "), folder.display());
         let mut venv = repo::command("python3");
         venv.args(["-m", "venv", "--clear"]).arg(&folder);
         repo::run(&mut venv).context("install Python 3.10 or later with venv, or pass --fast")?;
         let mut pip = repo::command(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON);
-        repo::run(&mut pip)?;
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        repo::run(pip.args(packages))?;
         fs::write(folder.join(COMPLETE), "")?;
     }
     Ok(python)
 }
 
 /// A `node_modules` that has the packages.
-pub(crate) fn node_modules() -> Result<PathBuf> {
-    let folder = repo::cache()?.join(NODE_FOLDER);
+fn node_modules(folder: &str, packages: &[&str]) -> Result<PathBuf> {
+    let folder = repo::cache()?.join(folder);
     if !folder.join(COMPLETE).is_file() {
-        println!("installing {} into {}", NODE.join(" "), folder.display());
+        println!("installing {} into {}", packages.join(" "), folder.display());
         let mut npm = repo::command("npm");
         npm.args(["install", "--no-save", "--no-audit", "--no-fund", "--silent", "--prefix"]);
-        npm.arg(&folder).args(NODE);
+        npm.arg(&folder).args(packages);
         repo::run(&mut npm).context("install Node.js 20 or later, or pass --fast")?;
         fs::write(folder.join(COMPLETE), "")?;
     }
     Ok(folder.join("node_modules"))
 }
 
+/// Installs the verifiers; the variables by which the tests find them.
+pub(crate) fn verifiers() -> Result<[(&'static str, PathBuf); 2]> {
+    Ok([
+        ("TALLY_FOREIGN_PYTHON", python(PYTHON_FOLDER, &PYTHON)?),
+        ("TALLY_FOREIGN_NODE_MODULES", node_modules(NODE_FOLDER, &NODE)?),
+    ])
+}
+
+/// Installs what there is of MCP; the variables by which the tests find it.
+pub(crate) fn mcp() -> Result<[(&'static str, PathBuf); 2]> {
+    Ok([
+        ("TALLY_MCP_PYTHON", python(MCP_PYTHON_FOLDER, &MCP_PYTHON)?),
+        ("TALLY_MCP_NODE_MODULES", node_modules(MCP_NODE_FOLDER, &MCP_NODE)?),
+    ])
+}
+
 /// `cargo xtask foreign`: installs them all and prints where they are, for a shell to read.
 pub(crate) fn run() -> Result<()> {
-    let (python, modules) = (python()?, node_modules()?);
-    println!("export {PYTHON_VAR}={}", python.display());
-    println!("export {NODE_VAR}={}", modules.display());
+    for (variable, path) in verifiers()?.into_iter().chain(mcp()?) {
+        println!("export {variable}={}", path.display());
+    }
     crate::wasm::add_target()?;
     let verifier = crate::wasm::build(crate::wasm::Build::Fast)?;
     println!("export {WASM_VAR}={}", verifier.display());
     Ok(())
 }
 
-/// The variables by which the tests find them.
-pub(crate) const PYTHON_VAR: &str = "TALLY_FOREIGN_PYTHON";
-pub(crate) const NODE_VAR: &str = "TALLY_FOREIGN_NODE_MODULES";
+/// The variable by which the tests find the verifier that is built for the browser.
 pub(crate) const WASM_VAR: &str = "TALLY_FOREIGN_VERIFIER";

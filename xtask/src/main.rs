@@ -28,7 +28,7 @@ usage: cargo xtask COMMAND
   licences                 the licences of all dependencies against deny.toml, in a second
   deny                     cargo-deny: bans, licences and sources
   wasm                     the verifier for browsers and Node, built small and tested
-  foreign                  install the verifiers of others that tests need; prints variables
+  foreign                  install the programs of others that tests need; prints variables
   bench NAME [ARG...]      measure: action, ledger, policy, store or verify
   kill [ROUNDS] [--postgres]
                            kill -9 the daemon under load and restart it, ROUNDS times; on

@@ -53,8 +53,11 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let mut found = Vec::new();
     if !options.fast {
         report.check("foreign verifiers", || {
-            found.push((foreign::PYTHON_VAR, foreign::python()?));
-            found.push((foreign::NODE_VAR, foreign::node_modules()?));
+            found.extend(foreign::verifiers()?);
+            Ok(())
+        });
+        report.check("foreign MCP", || {
+            found.extend(foreign::mcp()?);
             Ok(())
         });
         found.push((foreign::WASM_VAR, verifier(&mut report)));

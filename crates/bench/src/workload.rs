@@ -158,6 +158,8 @@ fn finish(action: &Action) -> Vec<kernel::machine::Command> {
         output_bytes: 64,
         cost: MicroUsd::ZERO,
         failure: None,
+        is_error: false,
+        isolation: None,
     };
     plan::finish(action, action.attempts, outcome, None)
 }

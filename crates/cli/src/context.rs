@@ -2,12 +2,13 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use client::Client;
+use server::Serving;
 
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, LOCAL};
 use crate::exit::Failure;
 use crate::output::Output;
 
@@ -50,12 +51,20 @@ impl Context {
         self.url.is_some() || self.credentials.is_some()
     }
 
+    /// The data folder whose server is meant, where the credentials file says no more than that.
+    pub(crate) fn local_folder(&self) -> anyhow::Result<Option<PathBuf>> {
+        let Some(path) = self.credentials.as_ref().filter(|_| self.url.is_none()) else {
+            return Ok(None);
+        };
+        let local = Credentials::read(path)?.url == LOCAL;
+        Ok(path.parent().filter(|_| local).map(Path::to_owned))
+    }
+
     /// The server and the key. `--url` and `--api-key` win over the credentials file.
     pub(crate) fn session(&self) -> anyhow::Result<Session> {
         let credentials = self.file()?;
         let file = credentials.as_ref();
-        let url = self.url.clone().or_else(|| file.map(|file| file.url.clone()));
-        let url = url.ok_or_else(|| missing("server", "TALLY_URL"))?;
+        let url = self.url_or(file)?;
         let key = self.key_or(file)?;
         Ok(Session { client: Client::new(&url, &key)?, credentials })
     }
@@ -105,11 +114,33 @@ impl Context {
         key.ok_or_else(|| missing("API key", "TALLY_API_KEY"))
     }
 
+    /// The server that is named, or that of the credentials file. A server that has no fixed
+    /// address is looked for.
+    fn url_or(&self, file: Option<&Credentials>) -> anyhow::Result<String> {
+        let url = self.url.clone().or_else(|| file.map(|file| file.url.clone()));
+        let url = url.ok_or_else(|| missing("server", "TALLY_URL"))?;
+        if url != LOCAL {
+            return Ok(url);
+        }
+        let folder = self.credentials.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        match server::serving(folder) {
+            Ok(Serving::At(url)) => Ok(url),
+            Ok(Serving::Nobody | Serving::Silent) => anyhow::bail!(Failure::NoServer(format!(
+                "no server runs on `{}`: start it with `tally serve --data`, or the program that \
+                 runs `tally mcp`",
+                folder.display()
+            ))),
+            Err(error) => anyhow::bail!(Failure::Configuration(format!(
+                "cannot look for the server of `{}`: {error}",
+                folder.display()
+            ))),
+        }
+    }
+
     /// The server alone, for public calls.
     pub(crate) fn public_client(&self) -> anyhow::Result<Client> {
         let credentials = self.file()?;
-        let url = self.url.clone().or(credentials.map(|file| file.url));
-        Ok(Client::new(&url.ok_or_else(|| missing("server", "TALLY_URL"))?, "")?)
+        Ok(Client::new(&self.url_or(credentials.as_ref())?, "")?)
     }
 
     /// The client of [`Self::session`].

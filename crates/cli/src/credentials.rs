@@ -9,13 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
 
+/// The URL of a server whose address changes: whichever serves the folder of the file.
+pub(crate) const LOCAL: &str = "local";
+
 /// Readable and writable by its owner alone.
 const MODE: u32 = 0o600;
 
 /// The content of a credentials file.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Credentials {
-    /// Where the server is.
+    /// Where the server is, or [`LOCAL`].
     pub(crate) url: String,
     /// The tenant of the principal.
     pub(crate) tenant: String,

@@ -52,6 +52,9 @@ pub(crate) enum Failure {
     /// Settings that are missing or wrong.
     #[error("{0}")]
     Configuration(String),
+    /// No server where one is looked for.
+    #[error("{0}")]
+    NoServer(String),
 }
 
 impl Exit {
@@ -85,6 +88,7 @@ impl Exit {
             return Some(match failure {
                 Failure::Usage(_) => Self::Usage,
                 Failure::Configuration(_) => Self::Configuration,
+                Failure::NoServer(_) => Self::Unreachable,
             });
         }
         if let Some(error) = cause.downcast_ref::<client::Error>() {

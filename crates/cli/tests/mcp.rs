@@ -1,4 +1,8 @@
-//! The MCP servers over stdio that tests put behind the gateway.
+//! The MCP gateway in tests: a real server with real MCP servers behind it.
+
+pub(crate) mod door;
+pub(crate) mod gateway;
+pub(crate) mod raw;
 
 use mcpkit::program::Program;
 

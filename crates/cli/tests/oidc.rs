@@ -2,6 +2,7 @@
 
 mod idp;
 mod negative;
+mod pages;
 mod program;
 
 use client::Client;

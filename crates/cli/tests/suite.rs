@@ -10,6 +10,7 @@
 mod approvals;
 mod common;
 mod concurrency;
+mod conformance;
 mod database;
 mod delegation;
 mod demo;
@@ -22,6 +23,8 @@ mod init;
 mod kill;
 mod matrix;
 mod mcp;
+mod mcp_cells;
+mod mcp_hostile;
 mod narrowing;
 mod offline;
 mod oidc;

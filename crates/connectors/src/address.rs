@@ -3,8 +3,12 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
+
+use url::Host;
+
+use crate::limits;
 
 /// The addresses of a host, some time later.
 pub type Resolving<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
@@ -41,6 +45,48 @@ pub enum Reach {
     Link,
     /// No single host, or no address to connect to at all.
     Never,
+}
+
+/// Why a host has no address to connect to.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// The look-up failed.
+    LookUp(String),
+    /// One of its addresses is not allowed. Which one is for nobody to learn.
+    Address,
+}
+
+/// The addresses of `host`, every one of them allowed; `private` allows those of this machine and
+/// its network, and one of the link where it is `host` itself. The connection is to be made to one
+/// of these: the name is not looked up again.
+pub(crate) async fn allowed(
+    resolver: &dyn Resolver,
+    host: &Host,
+    port: u16,
+    private: bool,
+) -> Result<Vec<SocketAddr>, Refused> {
+    let (literal, found) = match host {
+        Host::Ipv4(ip) => (true, vec![IpAddr::V4(*ip)]),
+        Host::Ipv6(ip) => (true, vec![IpAddr::V6(*ip)]),
+        Host::Domain(name) => {
+            let found = resolver.resolve(name).await;
+            (false, found.map_err(|e| Refused::LookUp(e.to_string()))?)
+        }
+    };
+    if found.is_empty() {
+        return Err(Refused::LookUp("the answer is empty".to_owned()));
+    }
+    let allowed = |ip: &IpAddr| match reach(*ip) {
+        Reach::Public => true,
+        Reach::Private => private,
+        Reach::Link => private && literal,
+        Reach::Never => false,
+    };
+    if !found.iter().all(allowed) {
+        return Err(Refused::Address);
+    }
+    let first = found.into_iter().take(limits::ADDRESSES_MAX);
+    Ok(first.map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
 /// Who is reached at `ip`.

@@ -3,13 +3,14 @@
 pub mod address;
 pub mod grants;
 pub mod limits;
+pub mod mcp;
+pub mod schema;
 pub mod tools;
 pub mod transform;
 
 mod files;
 mod http;
 mod manifests;
-mod schema;
 #[cfg(test)]
 mod tests;
 mod text;

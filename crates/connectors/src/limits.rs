@@ -54,3 +54,102 @@ pub const TRANSFORM_MEMORY_BYTES: u64 = 512 << 20;
 pub const TRANSFORM_WORKERS_MAX: usize = 4;
 /// Depth of nested brackets in a jq filter; its parser is recursive.
 pub const FILTER_DEPTH_MAX: usize = 200;
+/// Steps back that one pattern of a stranger's schema may take on one text.
+pub const PATTERN_BACKTRACKS_MAX: usize = 100_000;
+/// Bytes of such a pattern once it is compiled.
+pub const PATTERN_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of an MCP upstream's name.
+pub const MCP_NAME_BYTES_MAX: usize = 32;
+/// Bytes of the name of a secret.
+pub const MCP_SECRET_NAME_BYTES_MAX: usize = 128;
+/// How long one call of an MCP upstream takes unless the operator says otherwise.
+pub const MCP_TIMEOUT_MS: u64 = 60_000;
+/// How long one call of an MCP upstream may take.
+pub const MCP_TIMEOUT_MS_MAX: u64 = 600_000;
+/// How long a call may last together with the time that people take to answer.
+pub const MCP_CALL_MAX: Duration = Duration::from_secs(1_200);
+/// Arguments of an upstream's process.
+pub const MCP_ARGS_MAX: usize = 256;
+/// Variables of an upstream's process.
+pub const MCP_ENV_MAX: usize = 256;
+/// Calls in flight at one upstream.
+pub const MCP_IN_FLIGHT_MAX: usize = 256;
+/// Connections of sessions of one upstream.
+pub const MCP_LANES_MAX: usize = 256;
+/// Bytes of one message of an upstream: a result of the kernel's most and what carries it.
+pub const MCP_MESSAGE_BYTES_MAX: usize = kernel::limits::RESULT_BYTES_MAX + (64 << 10);
+/// Bytes of a failed HTTP answer's body that are looked at.
+pub const MCP_ERROR_BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of one definition of a tool, resource or prompt.
+pub const MCP_DEFINITION_BYTES_MAX: usize = 256 << 10;
+/// Entries of one list of an upstream.
+pub const MCP_LIST_MAX: usize = 5_000;
+/// Bytes of one list of an upstream.
+pub const MCP_LIST_BYTES_MAX: usize = 16 << 20;
+/// Pages of one list of an upstream.
+pub const MCP_PAGES_MAX: usize = 200;
+/// Bytes of a cursor, a session id or an event id that is sent back.
+pub const MCP_TOKEN_BYTES_MAX: usize = 4 << 10;
+/// How long a list is kept at most.
+pub const MCP_LIST_TTL_MAX: Duration = Duration::from_secs(300);
+/// How long one request that is no action may take.
+pub const MCP_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may take to be made, a package's download included.
+pub const MCP_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an upstream may be silent on `server/discover` before `initialize` is tried as well.
+pub const MCP_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a message that needs no answer may take to be delivered.
+pub const MCP_NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The first wait after a failed connection; it doubles with each.
+pub const MCP_BACKOFF_MIN: Duration = Duration::from_millis(250);
+/// The longest wait after a failed connection.
+pub const MCP_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How long an idle HTTP connection is kept: servers close theirs from 5 s on.
+pub const MCP_IDLE_MAX: Duration = Duration::from_secs(4);
+/// Idle HTTP connections that one upstream keeps.
+pub const MCP_IDLE_CONNECTIONS_MAX: usize = 64;
+/// Times that a broken stream of answers is taken up again without an event in between.
+pub const MCP_RESUMES_MAX: u32 = 5;
+/// The wait before a stream is taken up again where the upstream does not say.
+pub const MCP_RETRY: Duration = Duration::from_secs(1);
+/// The longest wait that an upstream can ask for.
+pub const MCP_RETRY_MAX: Duration = Duration::from_secs(30);
+/// Rounds of `input_required` in one call.
+pub const MCP_ROUNDS_MAX: usize = 8;
+/// Questions of an upstream in one call, and those that wait at once.
+pub const MCP_ASKS_MAX: usize = 32;
+/// Times that one request may be refused for its authorisation.
+pub const MCP_CHALLENGES_MAX: usize = 3;
+/// Notifications of one connection in a second; the rest is dropped.
+pub const MCP_NOTIFICATIONS_PER_SECOND: u32 = 1_000;
+/// Messages that wait for a child to read them.
+pub const MCP_STDIN_QUEUE: usize = 64;
+/// Bytes of a child's standard error that are kept.
+pub const MCP_STDERR_BYTES_MAX: usize = 64 << 10;
+/// How long a child may take to end after its input was closed, and again after SIGTERM.
+pub const MCP_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Events that wait for a slow receiver.
+pub const MCP_EVENTS: usize = 256;
+/// Resources that one lane subscribes to.
+pub const MCP_SUBSCRIPTIONS_MAX: usize = 256;
+/// Parameters of a tool that are mirrored in headers.
+pub const MCP_MIRRORS_MAX: usize = 32;
+/// Characters of a name that is shown because it is refused.
+pub const MCP_SHOWN_CHARS_MAX: usize = 128;
+/// How long one request to an authorization server may take.
+pub const OAUTH_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of an authorization server's answer.
+pub const OAUTH_ANSWER_BYTES_MAX: usize = 256 << 10;
+/// The longest that a token is taken to be good for, in seconds.
+pub const OAUTH_TOKEN_S_MAX: u64 = 365 * 24 * 3_600;
+/// How much earlier a token ends here than there.
+pub const OAUTH_TOKEN_MARGIN: Duration = Duration::from_secs(30);
+/// How long after it was issued a token's first refusal is taken to be about the one before it.
+pub const OAUTH_TOKEN_FRESH: Duration = Duration::from_secs(30);
+/// Actor chains whose tokens one upstream keeps.
+pub const OAUTH_SUBJECTS_MAX: usize = 10_000;
+/// Logins at one upstream that have begun and not ended.
+pub const OAUTH_LOGINS_MAX: usize = 16;
+/// How long a login at an upstream may take.
+pub const OAUTH_LOGIN_MAX: Duration = Duration::from_secs(600);

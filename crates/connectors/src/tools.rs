@@ -228,9 +228,9 @@ impl Tools {
         })
     }
 
-    /// Every manifest with its digest, by tool id.
-    pub fn manifests(&self) -> impl Iterator<Item = (&Manifest, Digest)> {
-        self.tools.values().map(|tool| (&tool.manifest, tool.digest))
+    /// Every tool, by its id.
+    pub fn all(&self) -> impl Iterator<Item = &RegisteredTool> {
+        self.tools.values()
     }
 
     /// The tool `id`.
@@ -322,7 +322,8 @@ fn unknown_tool(id: &ToolId) -> Failure {
     Failure::new(Category::NotFound, "tool_not_found", message)
 }
 
-fn permit_failure(invalid: Invalid) -> Failure {
+/// Why a permit does not let anything happen.
+pub(crate) fn permit_failure(invalid: Invalid) -> Failure {
     let code = match invalid {
         Invalid::OtherPlan => "permit_other_plan",
         Invalid::Expired => "permit_expired",

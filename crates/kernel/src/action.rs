@@ -125,6 +125,20 @@ pub struct Outcome {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureCode>,
+    /// Whether the tool says of its own result that it is an error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_error: bool,
+    /// What kept the tool's code apart, where that is worth knowing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
+}
+
+/// What keeps the code of a tool apart from everything else on its machine while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// Nothing: it is a process like any other of whoever runs Tally.
+    None,
 }
 
 /// The failure of an attempt whose server went away.

@@ -52,6 +52,8 @@ const NEVER_DELEGATED: &[&str] = &[
     "secrets:read",
     "secrets:write",
     "workspaces:create",
+    "upstreams:write",
+    "upstreams:release",
 ];
 
 /// Whether a principal may use `permission` for somebody else.

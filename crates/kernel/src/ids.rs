@@ -9,7 +9,8 @@ use crate::limits;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{kind}` must be 1 to {max} characters of a-z, 0-9, `_` and `-` (a tool's also `.`), \
-     and start with a letter or digit",
+     and start with a letter or digit; a tool of an MCP server is `mcp.<server>.<tool>`, where the \
+     tool's own name has A-Z and `/` too",
     max = limits::ID_BYTES_MAX
 )]
 pub struct InvalidId {
@@ -17,7 +18,16 @@ pub struct InvalidId {
     pub kind: &'static str,
 }
 
+/// What begins the id of a tool of an MCP server.
+const MCP_PREFIX: &str = "mcp.";
+
 fn check(kind: &'static str, text: &str) -> Result<(), InvalidId> {
+    if kind == "tool" && text.starts_with(MCP_PREFIX) {
+        return match ToolId::split_mcp(text) {
+            Some(_) if text.len() <= limits::MCP_TOOL_ID_BYTES_MAX => Ok(()),
+            _ => Err(InvalidId { kind }),
+        };
+    }
     let mut bytes = text.bytes();
     let head = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let tail = bytes.all(|b| {
@@ -112,8 +122,43 @@ id!(
     /// A budget account.
     AccountId, "account");
 id!(
-    /// A tool, `vendor.operation`.
+    /// A tool, `vendor.operation`; of an MCP server, `mcp.<server>.<tool>`.
     ToolId, "tool");
+
+/// Whether `name` can name an MCP server within its tenant. Without `__`, and without `_` at its
+/// end, `<server>__<tool>` is read in one way only.
+pub fn is_server_name(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    bytes.next().is_some_and(plain)
+        && bytes.all(|b| plain(b) || matches!(b, b'_' | b'-'))
+        && name.len() <= limits::SERVER_NAME_BYTES_MAX
+        && !name.contains("__")
+        && !name.ends_with('_')
+}
+
+/// Whether an MCP server's own name for a tool can be part of a tool's id.
+pub fn is_mcp_tool_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_./-".contains(&b);
+    (1..=limits::MCP_TOOL_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(plain)
+}
+
+impl ToolId {
+    /// The id of an MCP server's tool: names are exact, nothing is folded or normalised.
+    pub fn mcp(server: &str, tool: &str) -> Result<Self, InvalidId> {
+        Self::new(format!("{MCP_PREFIX}{server}.{tool}"))
+    }
+
+    /// The MCP server and its own name for the tool, where the tool is of one.
+    pub fn as_mcp(&self) -> Option<(&str, &str)> {
+        Self::split_mcp(&self.0)
+    }
+
+    fn split_mcp(text: &str) -> Option<(&str, &str)> {
+        let (server, tool) = text.strip_prefix(MCP_PREFIX)?.split_once('.')?;
+        (is_server_name(server) && is_mcp_tool_name(tool)).then_some((server, tool))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -128,5 +173,42 @@ mod tests {
         for bad in ["", "_a", ".a", "a.b", "A", "a b", "a/b", "ä", "a\0", &"a".repeat(65)] {
             assert!(TenantId::new(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn tools_of_mcp_servers() {
+        let long = "a".repeat(128);
+        for (server, tool) in [
+            ("files", "read_file"),
+            ("a-b_c", "Get.Thing/now"),
+            ("0", "_x"),
+            ("files", "resources/read"),
+            ("files", &long),
+            (&"s".repeat(32), &long),
+        ] {
+            let id = ToolId::mcp(server, tool).unwrap();
+            assert_eq!(id.as_mcp(), Some((server, tool)));
+            assert_eq!(ToolId::new(id.as_str()).unwrap(), id);
+        }
+        for (server, tool) in [
+            ("Files", "x"),
+            ("a__b", "x"),
+            ("a_", "x"),
+            ("_a", "x"),
+            ("", "x"),
+            ("files", ""),
+            ("files", "a b"),
+            ("files", "r\u{e9}ad"),
+            ("files", "r\u{0435}ad"),
+            ("files", "a\u{200b}"),
+            ("files", &"a".repeat(129)),
+            (&"s".repeat(33), "x"),
+        ] {
+            assert!(ToolId::mcp(server, tool).is_err(), "{server:?} {tool:?}");
+        }
+        for bad in ["mcp.", "mcp.files", "mcp.files.", "core.Read", "core.a/b"] {
+            assert!(ToolId::new(bad).is_err(), "{bad}");
+        }
+        assert_eq!(ToolId::new("core.http_call").unwrap().as_mcp(), None);
     }
 }

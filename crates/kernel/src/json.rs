@@ -116,12 +116,18 @@ pub struct RawJson(Box<RawValue>);
 impl RawJson {
     /// Checks `text`.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        scan::check(text)?;
+        scan::check(text, limits::PARAMS_BYTES_MAX)?;
         let raw = serde_json::from_str(text).map_err(|e| Error::Syntax {
             at: String::new(),
             offset: e.column(),
             need: "JSON by RFC 8259",
         })?;
+        Ok(Self(raw))
+    }
+
+    /// Checks what another tool's answer holds: it may have [`limits::RESULT_BYTES_MAX`] bytes.
+    pub fn result(raw: Box<RawValue>) -> Result<Self, Error> {
+        scan::check(raw.get(), limits::RESULT_BYTES_MAX)?;
         Ok(Self(raw))
     }
 
@@ -167,9 +173,15 @@ impl Serialize for RawJson {
 impl<'de> Deserialize<'de> for RawJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        scan::check(raw.get()).map_err(serde::de::Error::custom)?;
+        scan::check(raw.get(), limits::PARAMS_BYTES_MAX).map_err(serde::de::Error::custom)?;
         Ok(Self(raw))
     }
+}
+
+/// Checks a text of at most `max` bytes as [`RawJson`] does, for what is larger than parameters or
+/// is taken apart before it is kept.
+pub fn check(text: &str, max: usize) -> Result<(), Error> {
+    scan::check(text, max)
 }
 
 /// What most canonical forms fit into.

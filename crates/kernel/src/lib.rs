@@ -35,6 +35,8 @@ pub mod signing_key;
 pub mod tile;
 pub mod tool;
 pub mod tree;
+pub mod upstream;
+pub mod upstream_tool;
 pub mod values;
 pub mod verify;
 pub mod witness;

@@ -8,6 +8,8 @@ pub const ID_BYTES_MAX: usize = 64;
 pub const RECEIPT_PAYLOAD_BYTES_MAX: usize = 48_000;
 /// Bytes of an action's parameters as received.
 pub const PARAMS_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the result of a tool that is not our own.
+pub const RESULT_BYTES_MAX: usize = 4 << 20;
 /// Depth of nesting in parameters and claims.
 pub const JSON_DEPTH_MAX: usize = 64;
 /// Transitions in one receipt. A submit needs at most 6 (reserve, request, decide, hold, start,
@@ -83,3 +85,12 @@ pub const SESSION_MICROS_MAX: i64 = 30 * 24 * 3600 * 1_000_000;
 pub const TOKEN_MICROS_MAX: i64 = 3600 * 1_000_000;
 /// How long the secret before a key's rotation may still be good for.
 pub const KEY_OVERLAP_MICROS_MAX: i64 = 24 * 3600 * 1_000_000;
+/// Bytes of the name of an MCP server.
+pub const SERVER_NAME_BYTES_MAX: usize = 32;
+/// Bytes of an MCP server's own name for a tool.
+pub const MCP_TOOL_NAME_BYTES_MAX: usize = 128;
+/// Bytes of the id of an MCP server's tool: `mcp.`, the server, `.` and its own name make 165.
+pub const MCP_TOOL_ID_BYTES_MAX: usize = 200;
+/// Tools of MCP servers that one commit pins, quarantines or misses. Such a transition takes at
+/// most 450 bytes and its subject 280: 48 × 730 = 35,040 bytes leave room for the rest.
+pub const MCP_TOOLS_PER_RECEIPT_MAX: usize = 48;

@@ -7,7 +7,7 @@ use crate::ids::AccountId;
 use crate::values::{MicroUsd, Timestamp};
 use crate::{
     account, action, approval, control, factor, identity, reservation, secret, session, signer,
-    signing_key,
+    signing_key, upstream, upstream_tool,
 };
 
 /// What kind of thing a stream is about.
@@ -48,11 +48,15 @@ pub enum Kind {
     Identity,
     /// A secret that upstreams are shown.
     Secret,
+    /// An MCP server.
+    Upstream,
+    /// A tool of an MCP server.
+    UpstreamTool,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Action,
         Self::Approval,
         Self::Account,
@@ -70,6 +74,8 @@ impl Kind {
         Self::TokenKey,
         Self::Identity,
         Self::Secret,
+        Self::Upstream,
+        Self::UpstreamTool,
     ];
 
     /// The name in streams and rows.
@@ -92,6 +98,8 @@ impl Kind {
             Self::TokenKey => "token_key",
             Self::Identity => "identity",
             Self::Secret => "secret",
+            Self::Upstream => "upstream",
+            Self::UpstreamTool => "upstream_tool",
         }
     }
 
@@ -167,6 +175,10 @@ pub enum Change {
     Identity(identity::Change),
     /// Of a secret.
     Secret(secret::Change),
+    /// Of an MCP server.
+    Upstream(upstream::Change),
+    /// Of a tool of an MCP server.
+    UpstreamTool(upstream_tool::Change),
 }
 
 /// An input to any machine.
@@ -194,6 +206,10 @@ pub enum Input {
     Identity(identity::Input),
     /// To a secret.
     Secret(secret::Input),
+    /// To an MCP server.
+    Upstream(upstream::Input),
+    /// To a tool of an MCP server.
+    UpstreamTool(upstream_tool::Input),
 }
 
 /// An input and what it is for. A batch of commands is carried out whole or not at all.
@@ -238,6 +254,10 @@ pub enum State {
     Identity(identity::Identity),
     /// Of a secret.
     Secret(secret::Secret),
+    /// Of an MCP server.
+    Upstream(upstream::Upstream),
+    /// Of a tool of an MCP server.
+    UpstreamTool(upstream_tool::UpstreamTool),
 }
 
 /// Where a change came from.
@@ -477,6 +497,14 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
             let change = secret::step(of!(Secret), input)?;
             Ok(vec![Change::Secret(change)])
         }
+        Input::Upstream(input) => {
+            let change = upstream::step(of!(Upstream), input)?;
+            Ok(vec![Change::Upstream(change)])
+        }
+        Input::UpstreamTool(input) => {
+            let change = upstream_tool::step(of!(UpstreamTool), input)?;
+            Ok(change.map(Change::UpstreamTool).into_iter().collect())
+        }
     }
 }
 
@@ -508,6 +536,8 @@ pub fn apply(state: &mut Option<State>, change: &Change, applied: &Applied<'_>) 
         Change::Session(change) => fold!(session, Session, change),
         Change::Identity(change) => fold!(identity, Identity, change),
         Change::Secret(change) => fold!(secret, Secret, change),
+        Change::Upstream(change) => fold!(upstream, Upstream, change),
+        Change::UpstreamTool(change) => fold!(upstream_tool, UpstreamTool, change),
     }
 }
 
@@ -525,6 +555,8 @@ impl State {
             Self::Session(session) if session.ended => "ended",
             Self::Identity(identity) if identity.principal.is_none() => "unlinked",
             Self::Secret(secret) if secret.removed => "removed",
+            Self::Upstream(upstream) if upstream.removed => "removed",
+            Self::UpstreamTool(tool) => tool.status.as_str(),
             _ => "active",
         }
     }

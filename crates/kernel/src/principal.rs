@@ -83,7 +83,7 @@ const AUDITOR: &[&str] = &[
     "actions:read", "approvals:read", "tools:read", "accounts:read", "receipts:read",
     "ledger:read", "policies:read", "evidence:export", "evidence:verify", "principals:read",
     "keys:read", "tenants:read", "workspaces:read", "sessions:read", "sessions:revoke",
-    "me:read", "me:manage",
+    "upstreams:read", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const AGENT: &[&str] = &[
@@ -94,12 +94,12 @@ const AGENT: &[&str] = &[
 const OPERATOR: &[&str] = &[
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "approvals:read",
     "tools:read", "accounts:read", "receipts:read", "ledger:read", "secrets:read", "sessions:read",
-    "sessions:revoke", "me:read", "me:manage",
+    "sessions:revoke", "upstreams:read", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const BUILDER: &[&str] = &[
     "actions:read", "tools:read", "policies:read", "policies:draft", "policies:simulate",
-    "sessions:read", "sessions:revoke", "me:read", "me:manage",
+    "sessions:read", "sessions:revoke", "upstreams:read", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const APPROVER: &[&str] = &[
@@ -114,8 +114,8 @@ const ADMIN: &[&str] = &[
     "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
     "keys:rotate", "tenants:read", "workspaces:read", "workspaces:create", "sessions:read",
-    "sessions:revoke", "signing_keys:rotate", "secrets:read", "secrets:write", "me:read",
-    "me:manage",
+    "sessions:revoke", "signing_keys:rotate", "secrets:read", "secrets:write", "upstreams:read",
+    "upstreams:write", "upstreams:release", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const OWNER: &[&str] = &[
@@ -126,7 +126,8 @@ const OWNER: &[&str] = &[
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
     "keys:rotate", "tenants:read", "tenants:create", "tenants:suspend", "workspaces:read",
     "workspaces:create", "sessions:read", "sessions:revoke", "token_keys:rotate",
-    "signing_keys:rotate", "secrets:read", "secrets:write", "me:read", "me:manage",
+    "signing_keys:rotate", "secrets:read", "secrets:write", "upstreams:read", "upstreams:write",
+    "upstreams:release", "me:read", "me:manage",
 ];
 
 #[rustfmt::skip]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{TenantId, WorkspaceId};
 use crate::machine::{Change, Kind, Stream};
 use crate::values::{Digest, Timestamp};
-use crate::{action, control, limits, signing_key};
+use crate::{action, control, limits, signing_key, upstream_tool};
 
 /// The type of the statement.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
@@ -125,6 +125,8 @@ impl<'de> Deserialize<'de> for Transition {
             Kind::Session => serde_json::from_str(text).map(Change::Session),
             Kind::Identity => serde_json::from_str(text).map(Change::Identity),
             Kind::Secret => serde_json::from_str(text).map(Change::Secret),
+            Kind::Upstream => serde_json::from_str(text).map(Change::Upstream),
+            Kind::UpstreamTool => serde_json::from_str(text).map(Change::UpstreamTool),
             _ => serde_json::from_str(text).map(Change::Control),
         };
         let change = change.map_err(serde::de::Error::custom)?;
@@ -316,6 +318,11 @@ fn subjects(transitions: &[Transition]) -> Vec<Subject> {
             Change::Control(control::Change::PolicyPublished { revision, digest, .. }) => {
                 add(format!("policy/{revision}"), *digest);
             }
+            Change::UpstreamTool(
+                upstream_tool::Change::Pinned { digest, .. }
+                | upstream_tool::Change::Changed { digest, .. }
+                | upstream_tool::Change::Released { digest, .. },
+            ) => add(stream.to_string(), *digest),
             // Its id is the digest of the key itself.
             Change::SigningKey(signing_key::Change::Activated { .. }) => {
                 if let Some(key_id) = Digest::parse(&stream.id) {

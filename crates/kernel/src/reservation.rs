@@ -30,6 +30,8 @@ pub struct Input {
     pub target: String,
     /// Until when it is remembered.
     pub until: Timestamp,
+    /// What it was reserved for before, where that is known to be over: the key is free again.
+    pub replaces: Option<String>,
 }
 
 /// The state of one reservation.
@@ -45,11 +47,12 @@ pub struct Reservation {
 
 /// Reserves the key, or says what it is reserved for.
 pub fn step(state: Option<&Reservation>, input: Input, now: Timestamp) -> Result<Change, Refusal> {
+    let over = |held: &Reservation| input.replaces.as_ref() == Some(&held.target);
     match state {
-        Some(held) if now < held.until && held.body == input.body => {
+        Some(held) if now < held.until && !over(held) && held.body == input.body => {
             Err(Refusal::Duplicate { target: held.target.clone() })
         }
-        Some(held) if now < held.until => Err(Refusal::KeyReused),
+        Some(held) if now < held.until && !over(held) => Err(Refusal::KeyReused),
         _ => Ok(Change::Reserved { body: input.body, target: input.target, until: input.until }),
     }
 }

@@ -95,6 +95,21 @@ pub struct Manifest {
     pub capabilities: BTreeSet<String>,
     /// How long one attempt may take.
     pub timeout_ms: u64,
+    /// Where the tool comes from, where it is not of Tally's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// Where a tool comes from: the same name on another server, or with another definition, is
+/// another tool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The digest of how the server is reached, without the values of secrets.
+    pub upstream: Digest,
+    /// The digest of the server's own definition of the tool; none for what the protocol defines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<Digest>,
 }
 
 /// What the manifest says of one call.

@@ -5,12 +5,17 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use rmcp::model::{
-    CallToolRequestParams, ClientCapabilities, ClientConfig, CreateMessageRequestParams,
-    CreateMessageResult, ElicitRequestParams, ElicitResult, ElicitationAction, Implementation,
-    ListRootsResult, LoggingMessageNotificationParam, ProgressNotificationParam, ProtocolVersion,
-    ResourceUpdatedNotificationParam, Root, SamplingMessage,
+    CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest,
+    CreateMessageRequestParams, CreateMessageResult, ElicitRequestParams, ElicitResult,
+    ElicitationAction, GetPromptRequestParams, Implementation, ListRootsResult,
+    LoggingMessageNotificationParam, ProgressNotificationParam, ProtocolVersion,
+    ReadResourceRequestParams, ResourceUpdatedNotificationParam, Root, SamplingMessage,
+    SubscribeRequestParams,
 };
-use rmcp::service::{NotificationContext, RequestContext, RunningService};
+use rmcp::service::{
+    NotificationContext, PeerRequestOptions, RequestContext, RequestHandle, RunningService,
+    ServiceError,
+};
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use rmcp::transport::{StreamableHttpClientTransport, TokioChildProcess};
 use rmcp::{ClientHandler, ClientLifecycleMode, ClientServiceExt as _, ErrorData, RoleClient};
@@ -64,6 +69,7 @@ pub struct Client {
     pub peer: Peer,
     /// What came.
     pub heard: Heard,
+    speaks: Speaks,
 }
 
 /// A call of `tool`.
@@ -89,7 +95,7 @@ impl Client {
         let handler = Handler::new(speaks);
         let heard = handler.heard.clone();
         let peer = handler.serve_with_lifecycle(transport, lifecycle(speaks)).await?;
-        Ok(Self { peer, heard })
+        Ok(Self { peer, heard, speaks })
     }
 
     /// Starts a program and connects over stdio.
@@ -107,14 +113,14 @@ impl Client {
         let handler = Handler::new(speaks);
         let heard = handler.heard.clone();
         let peer = handler.serve_with_lifecycle(transport, lifecycle(speaks)).await?;
-        Ok(Self { peer, heard })
+        Ok(Self { peer, heard, speaks })
     }
 
     /// Calls a tool and gives its result as it is on the wire.
     ///
     /// # Errors
     /// What the server answered in place of a result.
-    pub async fn call(&self, tool: &str, arguments: Value) -> Result<Value, rmcp::ServiceError> {
+    pub async fn call(&self, tool: &str, arguments: Value) -> Result<Value, ServiceError> {
         let result = self.peer.call_tool(call(tool, arguments)).await?;
         Ok(serde_json::to_value(result).unwrap())
     }
@@ -123,9 +129,105 @@ impl Client {
     ///
     /// # Errors
     /// What the server answered in place of a list.
-    pub async fn tools(&self) -> Result<Vec<String>, rmcp::ServiceError> {
+    pub async fn tools(&self) -> Result<Vec<String>, ServiceError> {
         let tools = self.peer.list_all_tools().await?;
         Ok(tools.into_iter().map(|tool| tool.name.into_owned()).collect())
+    }
+}
+
+/// A call that has not ended.
+#[derive(Debug)]
+pub struct Pending(RequestHandle<RoleClient>);
+
+impl Pending {
+    /// Tells the server that nobody waits any more.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn cancel(self) -> Result<(), ServiceError> {
+        self.0.cancel(Some("the test cancels".to_owned())).await
+    }
+}
+
+impl Client {
+    /// Begins a call that is not waited for.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn begin(&self, tool: &str, arguments: Value) -> Result<Pending, ServiceError> {
+        let request = ClientRequest::CallToolRequest(CallToolRequest::new(call(tool, arguments)));
+        let options = PeerRequestOptions::no_options();
+        self.peer.send_cancellable_request(request, options).await.map(Pending)
+    }
+
+    /// The contents of a resource, as they are on the wire.
+    ///
+    /// # Errors
+    /// What the server answered in place of a result.
+    pub async fn read(&self, uri: &str) -> Result<Value, ServiceError> {
+        let read = self.peer.read_resource(ReadResourceRequestParams::new(uri)).await?;
+        Ok(serde_json::to_value(read).unwrap())
+    }
+
+    /// A prompt, as it is on the wire.
+    ///
+    /// # Errors
+    /// What the server answered in place of a result.
+    pub async fn prompt(&self, name: &str, arguments: Value) -> Result<Value, ServiceError> {
+        let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
+        let request = GetPromptRequestParams::new(name).with_arguments(arguments);
+        Ok(serde_json::to_value(self.peer.get_prompt(request).await?).unwrap())
+    }
+
+    /// The names of all prompts.
+    ///
+    /// # Errors
+    /// What the server answered in place of a list.
+    pub async fn prompts(&self) -> Result<Vec<String>, ServiceError> {
+        let prompts = self.peer.list_all_prompts().await?;
+        Ok(prompts.into_iter().map(|prompt| prompt.name).collect())
+    }
+
+    /// The URIs of all resources.
+    ///
+    /// # Errors
+    /// What the server answered in place of a list.
+    pub async fn resources(&self) -> Result<Vec<String>, ServiceError> {
+        let resources = self.peer.list_all_resources().await?;
+        Ok(resources.into_iter().map(|resource| resource.uri.to_string()).collect())
+    }
+
+    /// The values that complete an argument of a prompt.
+    ///
+    /// # Errors
+    /// What the server answered in place of a result.
+    pub async fn complete(
+        &self,
+        prompt: &str,
+        argument: &str,
+        begins: &str,
+    ) -> Result<Vec<String>, ServiceError> {
+        self.peer.complete_prompt_simple(prompt, argument, begins).await
+    }
+
+    /// Watches a resource, in the way of the revision; changes are heard.
+    ///
+    /// # Errors
+    /// What the server answered in place of a subscription.
+    pub async fn watch(&self, uri: &str) -> Result<(), ServiceError> {
+        if self.speaks == Speaks::Old {
+            return self.peer.subscribe(SubscribeRequestParams::new(uri)).await;
+        }
+        let filter = serde_json::from_value(json!({"resourceSubscriptions": [uri]})).unwrap();
+        let mut subscription = self.peer.listen(filter).await?;
+        let heard = self.heard.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(notification)) = subscription.next().await {
+                let message = serde_json::to_value(notification).unwrap();
+                heard.push(message["method"].as_str().unwrap(), message["params"].clone());
+            }
+        });
+        Ok(())
     }
 }
 

@@ -65,6 +65,11 @@ pub(crate) mod tally {
             package!("tally.tools.v1");
         }
     }
+    pub(crate) mod upstreams {
+        pub mod v1 {
+            package!("tally.upstreams.v1");
+        }
+    }
     pub(crate) mod accounts {
         pub mod v1 {
             package!("tally.accounts.v1");

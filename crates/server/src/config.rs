@@ -82,6 +82,8 @@ pub struct Config {
     pub witness_every_s: u32,
     /// Where keys are.
     pub keys: crate::KeysConfig,
+    /// MCP servers and the endpoint for MCP clients.
+    pub mcp: crate::McpConfig,
 }
 
 /// The URL of a database. It may hold a password, so it is not shown.
@@ -160,6 +162,7 @@ impl Default for Config {
             witness_quorum: 0,
             witness_every_s: witnesses::EVERY_S_DEFAULT,
             keys: crate::KeysConfig::default(),
+            mcp: crate::McpConfig::default(),
         }
     }
 }
@@ -239,6 +242,7 @@ impl Config {
             return value("policy", "ttl_s and confirm_every_s are at least 1");
         }
         self.keys.check()?;
+        self.mcp.check()?;
         witnesses::check(self)
     }
 }

@@ -15,7 +15,7 @@ use kernel::receipt::LogId;
 use kernel::secret::Secret;
 use kernel::session::Session;
 use kernel::values::{Digest, Timestamp};
-use ledger::Ledger;
+use ledger::{Committed, Ledger};
 use parking_lot::RwLock;
 use subtle::ConstantTimeEq;
 
@@ -130,6 +130,13 @@ impl Directory {
             }
         }
         Ok(())
+    }
+
+    /// Takes everything that a commit left behind.
+    pub(crate) fn follow(&self, log: &LogId, committed: &Committed) {
+        for (stream, state) in &committed.states {
+            self.take(log, stream, state);
+        }
     }
 
     /// Takes the state that a commit left behind. Commits are heard of in any order, so a state

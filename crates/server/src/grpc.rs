@@ -15,6 +15,7 @@ use proto::receipts::receipts_service_server::ReceiptsServiceServer;
 use proto::secrets::secrets_service_server::SecretsServiceServer;
 use proto::system::system_service_server::SystemServiceServer;
 use proto::tools::tools_service_server::ToolsServiceServer;
+use proto::upstreams::upstreams_service_server::UpstreamsServiceServer;
 use tonic::server::NamedService;
 
 use crate::limits;
@@ -41,7 +42,8 @@ pub(crate) fn router(services: &Served) -> Router {
     let router = serve!(router, ReceiptsServiceServer, receipts);
     let router = serve!(router, SecretsServiceServer, secrets);
     let router = serve!(router, SystemServiceServer, system);
-    serve!(router, ToolsServiceServer, tools)
+    let router = serve!(router, ToolsServiceServer, tools);
+    serve!(router, UpstreamsServiceServer, upstreams)
 }
 
 fn path_of<S: NamedService>(_: &S) -> String {

@@ -108,6 +108,23 @@ pub const DOUBT_RETRY_MS: u64 = 500;
 pub const OUTCOME_PATIENCE: Duration = Duration::from_secs(20);
 /// Between two tries.
 pub const OUTCOME_REST: Duration = Duration::from_millis(200);
+/// How long the name of a held call is reserved: as long as an approval may take, and the result
+/// of what was approved may be asked for.
+pub const HELD_MICROS_MAX: i64 = 33 * 24 * 3_600 * 1_000_000;
+/// Held calls of one caller that are remembered in memory.
+pub const HELD_PER_CALLER_MAX: usize = 10_000;
+/// Bytes of a request state that a client brings back: an upstream's own and what is around it.
+pub const REQUEST_STATE_BYTES_MAX: usize = 256 << 10;
+/// How often a submit is tried anew because the name of its call is somebody else's.
+pub const ADOPT_AGAIN_MAX: u32 = 4;
+/// How long a repeat waits for an action that was approved and is about to run, or runs.
+pub const HELD_WORK_WAIT: Duration = Duration::from_secs(10);
+/// Approvals that are remembered because a client was asked about them.
+pub const TASKS_TOLD_MAX: usize = 10_000;
+/// How long a request for the result of a task waits for it.
+pub const TASK_RESULT_WAIT: Duration = Duration::from_secs(3_600);
+/// Bytes of what a form of a page sends: a reason in percent-encoding and what is around it.
+pub const PAGE_FORM_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a secret's value.
 pub const SECRET_BYTES_MAX: usize = 64 << 10;
 /// Secrets of one tenant that have a value.
@@ -118,3 +135,8 @@ pub const HOLDER_CONNECT: Duration = Duration::from_secs(2);
 pub const LOCK_TRIES: u32 = 10;
 /// Between two tries.
 pub const LOCK_REST: Duration = Duration::from_millis(20);
+/// How long clients may take to answer what a server asks in the middle of a call: the lease of an
+/// attempt is so much longer than the call itself.
+pub const ANSWERS_MS_MAX: u64 = 10 * 60 * 1_000;
+/// How long a token is good for that is made to be exchanged at once.
+pub const UPSTREAM_TOKEN_MICROS: i64 = 120 * 1_000_000;

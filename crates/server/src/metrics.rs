@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use kernel::ids::TenantId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
@@ -39,6 +41,12 @@ struct ByEffect {
 struct ByWitness {
     witness: String,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByUpstream {
+    tenant: String,
+    server: String,
 }
 
 /// A part of an action's way through the server.
@@ -79,6 +87,8 @@ pub(crate) struct Metrics {
     escalations: Counter,
     broken_glass: Counter,
     witnesses: Family<ByWitness, Counter>,
+    upstreams: Family<ByUpstream, Gauge>,
+    contacts: Family<ByStatus, Counter>,
 }
 
 impl Metrics {
@@ -114,6 +124,12 @@ impl Metrics {
         let witnesses = Family::<ByWitness, Counter>::default();
         let help = "Checkpoints shown to witnesses, by what came of it";
         registry.register("witness_answers", help, witnesses.clone());
+        let upstreams = Family::<ByUpstream, Gauge>::default();
+        let help = "Whether an MCP server can be called";
+        registry.register("mcp_server_up", help, upstreams.clone());
+        let contacts = Family::<ByStatus, Counter>::default();
+        let help = "How often MCP servers were asked what they offer, by what came of it";
+        registry.register("mcp_server_contacts", help, contacts.clone());
         Self {
             registry,
             requests,
@@ -124,6 +140,8 @@ impl Metrics {
             escalations,
             broken_glass,
             witnesses,
+            upstreams,
+            contacts,
         }
     }
 
@@ -157,6 +175,24 @@ impl Metrics {
     pub(crate) fn witness(&self, name: &str, outcome: &'static str) {
         let label = ByWitness { witness: name.to_owned(), outcome };
         self.witnesses.get_or_create(&label).inc();
+    }
+
+    /// Whether an MCP server can be called.
+    pub(crate) fn upstream(&self, tenant: &TenantId, server: &str, up: bool) {
+        let label = ByUpstream { tenant: tenant.to_string(), server: server.to_owned() };
+        self.upstreams.get_or_create(&label).set(up.into());
+    }
+
+    /// An MCP server is none any more.
+    pub(crate) fn upstream_gone(&self, tenant: &TenantId, server: &str) {
+        let label = ByUpstream { tenant: tenant.to_string(), server: server.to_owned() };
+        self.upstreams.remove(&label);
+    }
+
+    /// An MCP server was asked what it offers.
+    pub(crate) fn contact(&self, answered: bool) {
+        let status = if answered { "answered" } else { "failed" };
+        self.contacts.get_or_create(&ByStatus { status }).inc();
     }
 
     /// The text that Prometheus reads.

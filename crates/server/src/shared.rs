@@ -24,6 +24,7 @@ use crate::doubt::Doubt;
 use crate::error::{Refused, Result};
 use crate::metrics::Metrics;
 use crate::tokens::Tokens;
+use crate::upstreams::Upstreams;
 use crate::waiters::Waiters;
 
 /// The control plane: what may exist.
@@ -45,12 +46,16 @@ pub(crate) struct Shared {
     pub(crate) vault: Vault,
     pub(crate) policy: PolicyPoint,
     pub(crate) tools: Tools,
+    /// The MCP servers.
+    pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) clock: Clock,
     pub(crate) tokens: Tokens,
     pub(crate) metrics: Metrics,
     pub(crate) waiters: Waiters,
     /// The attempts under way: a server that stops lets them end.
     pub(crate) running: TaskTracker,
+    /// What the gateway remembers.
+    pub(crate) gateway: crate::mcp::Gateway,
     /// Wakes the queue.
     pub(crate) queue: Notify,
     /// What upstreams are shown.
@@ -164,6 +169,7 @@ impl Caller {
             body,
             target: target.to_owned(),
             until: now.plus_micros(kernel_limits::RESULT_TTL_MICROS),
+            replaces: None,
         };
         Some((Digest::of(scope.as_bytes()).hex(), input))
     }
@@ -242,28 +248,18 @@ impl Shared {
         Ok(self.commit_to(self.control.ledger.clone(), batch).await?)
     }
 
-    /// Commits and moves the directory on, whatever becomes of who asked: a key whose revocation
-    /// is durable must not go on because its revoker hung up.
+    /// [`commit`], and everything that is folded from control logs moves on.
     async fn commit_to(
         &self,
         ledger: Ledger,
         batch: Batch,
     ) -> std::result::Result<Committed, ledger::Error> {
-        let (directory, doubt) = (self.control.directory.clone(), self.control.doubt.clone());
-        let committing = tokio::spawn(async move {
-            let log = batch.log.clone();
-            let control = !matches!(log, LogId::Workspace(..));
-            let committed = ledger.commit(batch).await.inspect_err(|error| {
-                if control && matches!(error, ledger::Error::Store(_)) {
-                    doubt.raise();
-                }
-            })?;
-            for (stream, state) in &committed.states {
-                directory.take(&log, stream, state);
-            }
-            Ok(committed)
-        });
-        committing.await.map_err(|_| ledger::Error::Stopped)?
+        let (directory, upstreams) = (self.control.directory.clone(), self.upstreams.clone());
+        let moved = move |log: &LogId, committed: &Committed| {
+            directory.follow(log, committed);
+            upstreams.take(log, &committed.states);
+        };
+        commit(ledger, self.control.doubt.clone(), batch, moved).await
     }
 
     /// Carries out a mutation once for each idempotency key: a repeat is answered by what the
@@ -293,4 +289,26 @@ impl Shared {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Commits and lets `moved` know of it, whatever becomes of who asked: a key whose revocation is
+/// durable must not go on because its revoker hung up.
+pub(crate) async fn commit(
+    ledger: Ledger,
+    doubt: Arc<Doubt>,
+    batch: Batch,
+    moved: impl FnOnce(&LogId, &Committed) + Send + 'static,
+) -> std::result::Result<Committed, ledger::Error> {
+    let committing = tokio::spawn(async move {
+        let log = batch.log.clone();
+        let control = !matches!(log, LogId::Workspace(..));
+        let committed = ledger.commit(batch).await.inspect_err(|error| {
+            if control && matches!(error, ledger::Error::Store(_)) {
+                doubt.raise();
+            }
+        })?;
+        moved(&log, &committed);
+        Ok(committed)
+    });
+    committing.await.map_err(|_| ledger::Error::Stopped)?
 }

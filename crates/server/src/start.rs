@@ -45,9 +45,10 @@ use crate::stores::{Epochs, Stores};
 use crate::system::SystemApi;
 use crate::tokens::Tokens;
 use crate::tools::ToolsApi;
+use crate::upstreams::{self, MakeParts, Upstreams, UpstreamsApi};
 use crate::waiters::Waiters;
 use crate::witnesses::{self, Witnesses};
-use crate::{Config, ConfigError, doubt, grpc, keys, limits, oauth, oidc, signing_keys};
+use crate::{Config, ConfigError, doubt, grpc, keys, limits, mcp, oauth, oidc, pages, signing_keys};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -284,16 +285,21 @@ impl Start {
         let shared = Arc::new(open(config, tools, issuer, keys, &stores, epochs, running)?);
         signing_keys::resume(&shared).await?;
         queue::recover(&shared).await?;
+        shared.gateway.held.load(&shared.ledger, shared.now())?;
         let credentials = first_start(&shared, &url).await?;
         for tenant in shared.control.directory.tenants() {
             policies::install(&shared, &tenant.id)?;
         }
+        upstreams::declare(&shared).await?;
         tasks.spawn(queue::serve(shared.clone(), stop.clone()));
+        tasks.spawn(upstreams::serve(shared.clone(), stop.clone()));
         tasks.spawn(doubt::settle(shared.clone(), stop.clone()));
         tasks.spawn(confirm(shared.clone(), stop.clone()));
         tasks.spawn(sweep(shared.clone(), stop.clone()));
+        let surface = mcp::Surface::new(shared.clone(), &url);
+        tasks.spawn(mcp::serve(surface.clone(), stop.clone()));
         tasks.spawn(witnesses::serve(shared.clone(), stop));
-        Ok((router(shared, providers), credentials))
+        Ok((router(shared, surface, providers), credentials))
     }
 }
 
@@ -338,9 +344,14 @@ pub(crate) fn open(
     let control_key = policies::control_key(keys.as_ref()).map_err(Error::Start)?;
     let directory = Arc::new(Directory::load(&control)?);
     let (doubt, sealed) = (Arc::default(), Arc::new(Vault::new(control.clone(), keys.clone())));
-    let secrets = Secrets::new(directory.clone(), Arc::clone(&doubt), sealed.clone());
+    let known = (directory.clone(), Arc::clone(&doubt));
+    let secrets = Secrets::new(known, (sealed.clone(), control.clone()), clock.clone());
+    let secrets = Arc::new(secrets);
+    let parts = upstream_parts(&config, &secrets)?;
+    let upstreams = Upstreams::load(&control, sealed.clone(), parts)?;
     Ok(Shared {
-        secrets: Arc::new(secrets),
+        secrets,
+        upstreams: Arc::new(upstreams),
         control: Control {
             directory,
             doubt,
@@ -358,6 +369,7 @@ pub(crate) fn open(
         metrics: Metrics::new(),
         waiters: Waiters::default(),
         running,
+        gateway: crate::mcp::Gateway::default(),
         queue: tokio::sync::Notify::new(),
         witnesses: Witnesses::new(&config)?,
         config,
@@ -385,11 +397,29 @@ fn fold_control(store: &dyn Store, keys: &dyn KeyProvider, host: &str) -> Result
     Ok(())
 }
 
-pub(crate) fn tools(config: &Config) -> Result<Tools, Error> {
+/// What the clients of MCP servers need of their surroundings.
+fn upstream_parts(config: &Config, secrets: &Arc<Secrets>) -> Result<MakeParts, Error> {
+    let (extra_ca_pem, secrets) = (extra_ca(config)?, secrets.clone());
+    Ok(Box::new(move |tenant, spec, logs_in| {
+        let parts = connectors::mcp::Parts {
+            extra_ca_pem: extra_ca_pem.clone(),
+            secrets: Arc::new(upstreams::SecretsOf::new(&secrets, tenant)),
+            ..connectors::mcp::Parts::default()
+        };
+        if logs_in { secrets.authorise(tenant, spec, parts) } else { parts }
+    }))
+}
+
+/// The text of the file with further certificate authorities.
+fn extra_ca(config: &Config) -> Result<Option<String>, ConfigError> {
     let read = |path: &PathBuf| {
         let failed = |source| ConfigError::Read { path: path.clone(), source };
         fs::read_to_string(path).map_err(failed)
     };
+    config.extra_ca.as_ref().map(read).transpose()
+}
+
+pub(crate) fn tools(config: &Config) -> Result<Tools, Error> {
     let program = std::env::current_exe()
         .map_err(|source| Error::Data { path: PathBuf::from("the program itself"), source })?;
     // The program's allocator: what it would reserve is more than the worker may have.
@@ -399,7 +429,7 @@ pub(crate) fn tools(config: &Config) -> Result<Tools, Error> {
         grants: config.grants.clone(),
         prices: config.prices.clone(),
         jq_worker: Some(jq_worker),
-        extra_ca_pem: config.extra_ca.as_ref().map(read).transpose()?,
+        extra_ca_pem: extra_ca(config)?,
         resolver: Arc::new(SystemResolver),
     })?)
 }
@@ -484,10 +514,15 @@ pub(crate) type Served = Services<
     SecretsApi,
     SystemApi,
     ToolsApi,
+    UpstreamsApi,
 >;
 
 /// Every surface, behind the one gate.
-pub(crate) fn router(shared: Arc<Shared>, providers: oidc::Providers) -> Router {
+pub(crate) fn router(
+    shared: Arc<Shared>,
+    surface: Arc<mcp::Surface>,
+    providers: oidc::Providers,
+) -> Router {
     let identity = Identity(shared.clone());
     let services: Served = Services {
         accounts: Arc::new(AccountsApi(shared.clone())),
@@ -502,6 +537,7 @@ pub(crate) fn router(shared: Arc<Shared>, providers: oidc::Providers) -> Router 
         secrets: Arc::new(SecretsApi(shared.clone())),
         system: Arc::new(SystemApi(shared.clone())),
         tools: Arc::new(ToolsApi(shared.clone())),
+        upstreams: Arc::new(UpstreamsApi(shared.clone())),
     };
     let grpc = grpc::router(&services);
     let body = BodyLimits { json: limits::BODY_BYTES_MAX, raw: limits::RAW_BODY_BYTES_MAX };
@@ -511,7 +547,9 @@ pub(crate) fn router(shared: Arc<Shared>, providers: oidc::Providers) -> Router 
         .route("/openapi.json", get(openapi))
         .merge(oauth::router(shared.clone()))
         .merge(oidc::router(shared.clone(), providers))
-        .merge(crate::mcp::auth::router(shared.clone()))
+        .merge(pages::router(shared.clone()))
+        .merge(mcp::auth::router(shared.clone()))
+        .merge(mcp::router(surface))
         .merge(grpc)
         .fallback(proto::rest::not_found)
         .layer(axum::middleware::from_fn_with_state(Gate::new(shared), gate))

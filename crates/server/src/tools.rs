@@ -21,77 +21,95 @@ use crate::error::{Refused, Result};
 use crate::paging;
 use crate::policies::reviewed;
 use crate::shared::{Caller, Shared};
+use crate::toolbox;
 
 /// Serves tools.
 pub(crate) struct ToolsApi(pub(crate) Arc<Shared>);
 
 type Reply<T> = std::result::Result<Response<T>, Status>;
 
-impl ToolsApi {
-    /// Whether policy lets the caller call the tool in at least one of its variants.
-    fn visible(&self, caller: &Caller, manifest: &Manifest, digest: Digest) -> Result<bool> {
-        let variants = manifest.variants.iter().map(|variant| &variant.labels);
-        for labels in std::iter::once(&manifest.labels).chain(variants) {
-            if self.listed(caller, manifest, digest, labels)? {
-                return Ok(true);
-            }
+/// Whether policy lets the caller call the tool in at least one of its variants.
+pub(crate) fn visible(
+    shared: &Shared,
+    caller: &Caller,
+    manifest: &Manifest,
+    digest: Digest,
+) -> Result<bool> {
+    visible_with(shared, caller, manifest, digest, &RawJson::empty_object())
+}
+
+/// The same with parameters, for what is listed one by one.
+pub(crate) fn visible_with(
+    shared: &Shared,
+    caller: &Caller,
+    manifest: &Manifest,
+    digest: Digest,
+    params: &RawJson,
+) -> Result<bool> {
+    let variants = manifest.variants.iter().map(|variant| &variant.labels);
+    for labels in std::iter::once(&manifest.labels).chain(variants) {
+        if listed(shared, caller, manifest, digest, labels, params)? {
+            return Ok(true);
         }
-        Ok(false)
     }
+    Ok(false)
+}
 
-    fn listed(
-        &self,
-        caller: &Caller,
-        manifest: &Manifest,
-        digest: Digest,
-        labels: &BTreeSet<String>,
-    ) -> Result<bool> {
-        let params = RawJson::empty_object();
-        let claims = Claims::new(None)?;
-        let actors = caller.actors();
-        let environment = &caller.environment;
-        let account = caller.account.as_ref();
-        let input = DecisionInput {
-            phase: Phase::List,
-            tenant: &caller.tenant,
-            workspace: &caller.workspace,
-            environment,
-            principal: InputPrincipal { id: &caller.id, kind: caller.kind, roles: &caller.roles },
-            actor_chain: actors.actors(),
-            tool: InputTool { id: &manifest.id, labels, digest },
-            params: &params,
-            claims: &claims.json,
-            risk: &Risk::assess(labels, environment.as_str(), &claims.data_types),
-            budget: InputBudget {
-                remaining_micro_usd: account.and_then(|id| remaining(&self.0, caller, id)),
-                estimate_micro_usd: manifest.cost.per_call_micro_usd,
-            },
-            approval: None,
-            now: self.0.now().into(),
-        };
-        let decision = reviewed(&self.0, caller, self.0.policy.list(&input));
-        Ok(decision.effect != Effect::Deny)
-    }
+fn listed(
+    shared: &Shared,
+    caller: &Caller,
+    manifest: &Manifest,
+    digest: Digest,
+    labels: &BTreeSet<String>,
+    params: &RawJson,
+) -> Result<bool> {
+    let claims = Claims::new(None)?;
+    let actors = caller.actors();
+    let environment = &caller.environment;
+    let account = caller.account.as_ref();
+    let input = DecisionInput {
+        phase: Phase::List,
+        tenant: &caller.tenant,
+        workspace: &caller.workspace,
+        environment,
+        principal: InputPrincipal { id: &caller.id, kind: caller.kind, roles: &caller.roles },
+        actor_chain: actors.actors(),
+        tool: InputTool { id: &manifest.id, labels, digest },
+        params,
+        claims: &claims.json,
+        risk: &Risk::assess(labels, environment.as_str(), &claims.data_types),
+        budget: InputBudget {
+            remaining_micro_usd: account.and_then(|id| remaining(shared, caller, id)),
+            estimate_micro_usd: manifest.cost.per_call_micro_usd,
+        },
+        approval: None,
+        now: shared.now().into(),
+    };
+    let decision = reviewed(shared, caller, shared.policy.list(&input));
+    Ok(decision.effect != Effect::Deny)
+}
 
+impl ToolsApi {
     fn list(&self, caller: &Caller, wire: &ListToolsRequest) -> Result<ListToolsResponse> {
-        let mut visible = Vec::new();
-        for (manifest, digest) in self.0.tools.manifests() {
-            if self.visible(caller, manifest, digest)? {
-                visible.push(wire_tool(manifest, digest)?);
+        let mut shown = Vec::new();
+        for tool in toolbox::all(&self.0, &caller.tenant) {
+            if visible(&self.0, caller, tool.manifest(), tool.digest())? {
+                shown.push(wire_tool(tool.manifest(), tool.digest())?);
             }
         }
         let (tools, next_page_token) =
-            paging::by_name(visible, wire.page_size, &wire.page_token, |tool| &tool.tool_id);
+            paging::by_name(shown, wire.page_size, &wire.page_token, |tool| &tool.tool_id);
         Ok(ListToolsResponse { tools, next_page_token })
     }
 
     fn get(&self, caller: &Caller, id: &str) -> Result<Tool> {
         let id = ToolId::new(id).map_err(|error| Refused::invalid(error.to_string()))?;
-        let tool = self.0.tools.get(&id).ok_or_else(|| unknown_tool(&id))?;
-        if !self.visible(caller, &tool.manifest, tool.digest)? {
+        let tool = toolbox::find(&self.0, &caller.tenant, &id);
+        let tool = tool.ok_or_else(|| unknown_tool(&id))?;
+        if !visible(&self.0, caller, tool.manifest(), tool.digest())? {
             return Err(unknown_tool(&id));
         }
-        wire_tool(&tool.manifest, tool.digest)
+        wire_tool(tool.manifest(), tool.digest())
     }
 }
 

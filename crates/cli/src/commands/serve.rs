@@ -8,6 +8,7 @@ use clap::Args;
 use server::{Config, DatabaseUrl, Overrides, Tls};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::exit::Exit;
 use crate::output::print;
@@ -39,7 +40,7 @@ pub(crate) struct Serve {
 impl Serve {
     /// Serves until it is told to stop by SIGINT or SIGTERM.
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        log_to_stderr()?;
+        log_to_stderr(LevelFilter::INFO)?;
         let tls = self.tls_cert.zip(self.tls_key).map(|(cert, key)| Tls { cert, key });
         let database = self.database.map(DatabaseUrl);
         let overrides = Overrides { data: self.data, database, listen: self.listen, tls };
@@ -59,10 +60,10 @@ impl Serve {
 }
 
 /// Logs to standard error, so that standard output has the one line. `TALLY_LOG` says how much,
-/// such as `info,ledger=debug`.
-pub(crate) fn log_to_stderr() -> anyhow::Result<()> {
+/// such as `info,ledger=debug`; where it does not, `default`.
+pub(crate) fn log_to_stderr(default: LevelFilter) -> anyhow::Result<()> {
     let filter =
-        EnvFilter::builder().with_default_directive(tracing_level()).with_env_var("TALLY_LOG");
+        EnvFilter::builder().with_default_directive(default.into()).with_env_var("TALLY_LOG");
     let filter = filter.from_env().context("TALLY_LOG")?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -70,8 +71,4 @@ pub(crate) fn log_to_stderr() -> anyhow::Result<()> {
         .with_writer(io::stderr);
     let started = subscriber.try_init();
     started.map_err(|error| anyhow::anyhow!("logging: {error}"))
-}
-
-fn tracing_level() -> tracing_subscriber::filter::Directive {
-    tracing_subscriber::filter::LevelFilter::INFO.into()
 }

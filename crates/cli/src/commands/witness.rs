@@ -16,6 +16,7 @@ use super::serve::log_to_stderr;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::output::print;
+use tracing_subscriber::filter::LevelFilter;
 
 /// `tally witness`.
 #[derive(Debug, Subcommand)]
@@ -106,7 +107,7 @@ impl Witness {
 impl Serve {
     /// Serves until it is told to stop by SIGINT or SIGTERM.
     async fn run(self) -> anyhow::Result<Exit> {
-        log_to_stderr()?;
+        log_to_stderr(LevelFilter::INFO)?;
         let logs = self.logs()?;
         let tls = self.tls_cert.zip(self.tls_key).map(|(cert, key)| Tls { cert, key });
         let Folder { data, name } = self.folder;

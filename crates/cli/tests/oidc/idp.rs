@@ -101,6 +101,14 @@ impl Browser {
         self.keep(&origin, ask.header("cookie", &self.cookies_of(&origin)).send().await)
     }
 
+    /// A form of a page of `site`.
+    pub(super) async fn submit(&mut self, url: &str, site: &str, form: &str) -> Reply {
+        let (origin, path) = split(url);
+        let ask = Wire::new(&origin).ask("POST", &path).header("sec-fetch-site", site);
+        let ask = ask.raw(form).header("content-type", "application/x-www-form-urlencoded");
+        self.keep(&origin, ask.header("cookie", &self.cookies_of(&origin)).send().await)
+    }
+
     async fn send(&mut self, method: &str, url: &str, form: Option<&str>) -> Reply {
         let (origin, path) = split(url);
         let ask = Wire::new(&origin).ask(method, &path).header("accept", "text/html");

@@ -2,18 +2,17 @@
 
 mod answer;
 mod redirect;
-mod request;
-mod wire;
+pub(crate) mod request;
+pub(crate) mod wire;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kernel::failure::{Category, Failure};
 use kernel::json::RawJson;
-use url::Host;
 
-use crate::address::{Reach, Resolver, reach};
+use crate::address::{self, Refused, Resolver};
 use crate::grants::Rule;
 use crate::limits;
 use crate::tools::{Context, Done, EffectChange, Error, Fault};
@@ -39,7 +38,7 @@ impl std::fmt::Debug for Http {
 
 /// How far a call got: whether an unanswered request may have reached its host.
 #[derive(Debug, Default)]
-struct Progress(AtomicBool);
+pub(crate) struct Progress(AtomicBool);
 
 impl Progress {
     /// From here on the host may have the request.
@@ -134,37 +133,17 @@ impl Http {
         })
     }
 
-    /// The addresses of `target`, every one of them allowed by `rule`. The connection is made to
-    /// one of these: the name is not looked up again.
+    /// The addresses of `target`, every one of them allowed by `rule`.
     async fn addresses(&self, target: &Target, rule: &Rule) -> Result<Vec<SocketAddr>, Failure> {
-        let (literal, found) = match &target.host {
-            Host::Ipv4(ip) => (true, vec![IpAddr::V4(*ip)]),
-            Host::Ipv6(ip) => (true, vec![IpAddr::V6(*ip)]),
-            Host::Domain(name) => (false, self.look_up(name).await?),
-        };
-        for ip in &found {
-            let allowed = match reach(*ip) {
-                Reach::Public => true,
-                Reach::Private => rule.private,
-                Reach::Link => rule.private && literal,
-                Reach::Never => false,
-            };
-            if !allowed {
-                return Err(address_refused(target));
+        let Target { host, port, .. } = target;
+        let found = address::allowed(self.resolver.as_ref(), host, *port, rule.private).await;
+        found.map_err(|refused| match refused {
+            Refused::Address => address_refused(target),
+            Refused::LookUp(why) => {
+                let message = format!("no address found for {host}: {why}");
+                Failure::new(Category::Network, "dns_failed", message)
             }
-        }
-        let port = target.port;
-        let first = found.into_iter().take(limits::ADDRESSES_MAX);
-        Ok(first.map(|ip| SocketAddr::new(ip, port)).collect())
-    }
-
-    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
-        let failed = |why: &str| {
-            let message = format!("no address found for {name}: {why}");
-            Failure::new(Category::Network, "dns_failed", message)
-        };
-        let found = self.resolver.resolve(name).await.map_err(|e| failed(&e.to_string()))?;
-        if found.is_empty() { Err(failed("the answer is empty")) } else { Ok(found) }
+        })
     }
 }
 

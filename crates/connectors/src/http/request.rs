@@ -132,7 +132,7 @@ impl Request {
             .map_err(|e| invalid("params_invalid", &e.to_string()))?;
         let method = method(params.method.as_deref().unwrap_or("GET"))?;
         let url = parse_url(&params.url)?;
-        let mut headers = headers(&params.headers)?;
+        let mut headers = header_map(&params.headers)?;
         let body = body(&params, &mut headers)?;
         if safe(&method) && body.is_some() {
             let message = format!("{method} takes no body: leave out body and json");
@@ -184,9 +184,9 @@ fn method(name: &str) -> Result<Method, Failure> {
     found.ok_or_else(|| invalid("params_invalid", "`/params/method` is not one that is offered"))
 }
 
-/// The parser drops white space and control characters silently; what was approved must be what
+/// Reads a URL. The parser drops white space and control characters silently; what was approved must be what
 /// runs, so they are refused.
-fn parse_url(text: &str) -> Result<Url, Failure> {
+pub(crate) fn parse_url(text: &str) -> Result<Url, Failure> {
     if text.len() > limits::URL_BYTES_MAX {
         return Err(url_invalid(&format!("is longer than {} bytes", limits::URL_BYTES_MAX)));
     }
@@ -196,7 +196,8 @@ fn parse_url(text: &str) -> Result<Url, Failure> {
     Url::parse(text).map_err(|e| url_invalid(&format!("is malformed: {e}")))
 }
 
-fn headers(given: &BTreeMap<String, String>) -> Result<HeaderMap, Failure> {
+/// Checks and reads the headers that a caller sets, and adds our own.
+pub(crate) fn header_map(given: &BTreeMap<String, String>) -> Result<HeaderMap, Failure> {
     let bytes: usize = given.iter().map(|(name, value)| name.len() + value.len()).sum();
     if given.len() > limits::HEADERS_MAX || bytes > limits::HEADER_BYTES_MAX {
         let (count, bytes) = (limits::HEADERS_MAX, limits::HEADER_BYTES_MAX);

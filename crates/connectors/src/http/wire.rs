@@ -78,7 +78,8 @@ pub(crate) async fn exchange(
     }
 }
 
-async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
+/// A connection to the first of `addresses` that accepts one.
+pub(crate) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
     let mut why = String::from("there is no address");
     for address in addresses {
         match tokio::time::timeout(limits::CONNECT_TIMEOUT, TcpStream::connect(address)).await {
@@ -91,7 +92,8 @@ async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
     Err(Failure::new(Category::Network, "connect_failed", message))
 }
 
-fn server_name(target: &Target) -> Result<ServerName<'static>, Failure> {
+/// What a certificate has to be for.
+pub(crate) fn server_name(target: &Target) -> Result<ServerName<'static>, Failure> {
     match &target.host {
         Host::Domain(name) => ServerName::try_from(name.clone()).map_err(|_| {
             let message = "the URL's host is no name that a certificate can be for";

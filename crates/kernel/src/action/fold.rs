@@ -118,5 +118,7 @@ fn failed(failure: &FailureCode) -> Outcome {
         output_bytes: 0,
         cost: MicroUsd::ZERO,
         failure: Some(failure.clone()),
+        is_error: false,
+        isolation: None,
     }
 }

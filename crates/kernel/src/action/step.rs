@@ -249,6 +249,8 @@ impl Action {
             output_bytes: 0,
             cost: MicroUsd::ZERO,
             failure: Some(failure),
+            is_error: false,
+            isolation: None,
         };
         Ok(Change::Finished { attempt, outcome })
     }

@@ -352,7 +352,7 @@ impl World {
         let reserve = ask.key.map(|(key, body)| {
             let until = self.now.plus_micros(kernel::limits::RESULT_TTL_MICROS);
             let (body, target) = (Digest::of(&[body]), id.to_string());
-            (format!("key-{key}"), reservation::Input { body, target, until })
+            (format!("key-{key}"), reservation::Input { body, target, until, replaces: None })
         });
         let submission = Submission {
             id,
@@ -438,5 +438,7 @@ pub(crate) fn outcome(status: Status, cost: i64, category: Category) -> Outcome 
         output_bytes: 6,
         cost: MicroUsd(cost),
         failure: failed.then(|| FailureCode { code: "it_failed".to_owned(), category }),
+        is_error: false,
+        isolation: None,
     }
 }

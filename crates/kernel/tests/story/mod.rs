@@ -365,6 +365,8 @@ fn approved_and_repeated() -> Vec<Vec<Told>> {
         output_bytes: 6,
         cost,
         failure: None,
+        is_error: false,
+        isolation: None,
     };
     let redecided = Action::Decided {
         phase: Phase::Execute,
@@ -420,6 +422,8 @@ fn unknown_and_reconciled() -> Vec<Vec<Told>> {
         output_bytes: 0,
         cost: MicroUsd::ZERO,
         failure: Some(failure("attempt_lost", Category::Internal)),
+        is_error: false,
+        isolation: None,
     };
     let (status, cost, by) = (Status::Executed, MicroUsd::ZERO, principal("u_3"));
     vec![

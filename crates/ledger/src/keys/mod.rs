@@ -2,6 +2,7 @@
 
 mod file;
 pub mod pkcs11;
+mod sealer;
 mod token;
 
 use std::cell::RefCell;
@@ -19,6 +20,7 @@ use kernel::verify::SignatureVerifier;
 use zeroize::Zeroizing;
 
 pub use self::file::FileKeys;
+pub use self::sealer::Sealer;
 use crate::log_keys;
 use crate::{Error, Ledger};
 

@@ -312,6 +312,7 @@ fn commands(ask: &Ask) -> Vec<Command> {
                 body: Digest::of(&[*body]),
                 target: format!("act-{body}"),
                 until: START.plus_micros(30),
+                replaces: None,
             };
             vec![Command::new(Kind::Idempotency, format!("key-{key}"), Input::Reserve(input))]
         }

@@ -1,8 +1,8 @@
 //! From a request to a plan: the document that is decided, approved and run.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use connectors::RegisteredTool;
 use kernel::action::Request;
 use kernel::decision::{
     Decision, DecisionInput, DecisionPoint, InputApproval, InputBudget, InputPrincipal, InputTool,
@@ -20,8 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Refused, Result};
 use crate::limits;
+use crate::mcp::Through;
 use crate::policies::reviewed;
 use crate::shared::{Authority, Caller, Shared};
+use crate::toolbox::{self, Found};
 
 /// The permission to submit actions.
 const SUBMIT: &str = "actions:submit";
@@ -38,6 +40,9 @@ pub(crate) struct Document {
     pub(crate) tool: ToolId,
     pub(crate) params: RawJson,
     pub(crate) claims: RawJson,
+    /// What goes on with an earlier call of the same tool: answers to what its server asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) continuation: Option<RawJson>,
     /// 128 random bits, so that the document's digest gives nothing away.
     pub(crate) nonce: String,
 }
@@ -109,6 +114,7 @@ pub(crate) struct Prepared {
     pub(crate) digests: Digests,
     pub(crate) facts: CallFacts,
     pub(crate) request: Request,
+    pub(crate) through: Option<Arc<Through>>,
 }
 
 /// What was asked, checked against the credential.
@@ -118,11 +124,17 @@ pub(crate) struct Asked {
     pub(crate) params: RawJson,
     pub(crate) claims: Claims,
     pub(crate) account: Option<AccountId>,
+    /// What comes along where it was asked for at the gateway.
+    pub(crate) through: Option<Arc<Through>>,
 }
 
 /// Finds a tool. One that does not exist and one that may not be listed answer alike.
-pub(crate) fn find_tool<'a>(shared: &'a Shared, id: &ToolId) -> Result<&'a RegisteredTool> {
-    shared.tools.get(id).ok_or_else(|| unknown_tool(id))
+pub(crate) fn find_tool<'a>(
+    shared: &'a Shared,
+    tenant: &TenantId,
+    id: &ToolId,
+) -> Result<Found<'a>> {
+    toolbox::find(shared, tenant, id).ok_or_else(|| unknown_tool(id))
 }
 
 pub(crate) fn unknown_tool(id: &ToolId) -> Refused {
@@ -137,9 +149,9 @@ pub(crate) fn prepare(
     asked: &Asked,
     routed_from: Option<ToolId>,
 ) -> Result<Prepared> {
-    let tool = find_tool(shared, &asked.tool)?;
-    shared.tools.validate(&asked.tool, &asked.params)?;
-    let facts = tool.manifest.facts(&asked.params);
+    let tool = find_tool(shared, &caller.tenant, &asked.tool)?;
+    tool.validate(shared, &asked.params)?;
+    let facts = tool.manifest().facts(&asked.params);
     let environment = caller.environment.as_str();
     let risk = Risk::assess(&facts.labels, environment, &asked.claims.data_types);
     let nonce = ledger::keys::random::<16>()?;
@@ -151,12 +163,13 @@ pub(crate) fn prepare(
         tool: asked.tool.clone(),
         params: asked.params.clone(),
         claims: asked.claims.json.clone(),
+        continuation: asked.through.as_ref().and_then(|through| through.continuation.clone()),
         nonce: hex::encode(nonce.as_ref()),
     };
-    let digests = document.digests(tool.digest)?;
+    let digests = document.digests(tool.digest())?;
     let request = Request {
         tool: asked.tool.clone(),
-        tool_digest: tool.digest,
+        tool_digest: tool.digest(),
         routed_from,
         environment: caller.environment.clone(),
         actors: caller.actors(),
@@ -166,9 +179,10 @@ pub(crate) fn prepare(
         estimate: facts.estimate,
         account: asked.account.clone(),
         idempotent: facts.idempotent,
-        timeout_ms: tool.manifest.timeout_ms,
+        timeout_ms: tool.timeout_ms(),
     };
-    Ok(Prepared { document, digests, facts, request })
+    let through = asked.through.clone();
+    Ok(Prepared { document, digests, facts, request, through })
 }
 
 /// Asks policy about a plan.
@@ -213,11 +227,14 @@ pub(crate) struct Plan<'a> {
     pub(crate) document: &'a Document,
     pub(crate) facts: &'a CallFacts,
     pub(crate) request: &'a Request,
+    /// What came along with the call; nothing once its caller is not waiting any more.
+    pub(crate) through: Option<&'a Through>,
 }
 
 impl Prepared {
     pub(crate) fn plan(&self) -> Plan<'_> {
-        Plan { document: &self.document, facts: &self.facts, request: &self.request }
+        let Self { document, facts, request, through, .. } = self;
+        Plan { document, facts, request, through: through.as_deref() }
     }
 }
 

@@ -17,6 +17,7 @@ use kernel::values::{Digest, MicroUsd, Timestamp};
 use ledger::store::{Class, SideRow};
 use ledger::{Batch, Committed};
 
+use super::gateway::{self, Ended};
 use super::outcome;
 use super::prepare::{Document, Plan, Prepared, decide, find_tool, present_caller};
 use super::submit::revisions;
@@ -96,26 +97,40 @@ async fn run(
 ) -> Result<Answer> {
     let permit = action.permit().ok_or_else(|| Refused::internal("no permit"))?;
     let started = Instant::now();
-    let outcome = match still_allowed(shared, caller, action, &permit, plan) {
-        Err(failure) => ToolOutcome::Failed(failure),
-        Ok(()) => {
-            let call = Call {
-                permit: &permit,
-                tool: &action.request.tool,
-                plan_digest,
-                params: &plan.document.params,
-                now: shared.now(),
-                redirect: &Recheck { shared, caller, plan, exact: permit.exact() },
-            };
-            shared.tools.execute(call).await
-        }
+    let ended = match still_allowed(shared, caller, action, &permit, plan) {
+        Err(failure) => ToolOutcome::Failed(failure).into(),
+        Ok(()) => effect(shared, caller, action, plan, &permit, plan_digest).await,
     };
     shared.metrics.stage(Stage::Execute, started.elapsed());
     let started = Instant::now();
-    let ended = finish(shared, log, action, &permit, outcome).await;
+    let ended = finish(shared, log, action, &permit, ended).await;
     shared.metrics.stage(Stage::Outcome, started.elapsed());
     shared.waiters.wake(&action.id);
     ended
+}
+
+/// The effect itself: of a built-in tool, or of a server's.
+async fn effect(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    action: &Action,
+    plan: Plan<'_>,
+    permit: &Permit,
+    plan_digest: Digest,
+) -> Ended {
+    let tool = &action.request.tool;
+    if gateway::serves(tool) {
+        return gateway::call(shared, caller, action, plan, permit, plan_digest).await;
+    }
+    let call = Call {
+        permit,
+        tool,
+        plan_digest,
+        params: &plan.document.params,
+        now: shared.now(),
+        redirect: &Recheck { shared, caller, plan, exact: permit.exact() },
+    };
+    shared.tools.execute(call).await.into()
 }
 
 /// Makes the outcome durable.
@@ -124,10 +139,10 @@ async fn finish(
     log: &LogId,
     action: &Action,
     permit: &Permit,
-    outcome: ToolOutcome,
+    ended: Ended,
 ) -> Result<Answer> {
     let now = shared.now();
-    let (outcome, body) = describe(outcome)?;
+    let (outcome, body) = describe(ended)?;
     let more = permit.attempt() < action.attempts_max();
     let retry_at = body
         .failure()
@@ -178,8 +193,9 @@ fn changed(committed: &Committed, action: &Action) -> Result<Action> {
 }
 
 /// An outcome for the receipt, and its content to be kept beside.
-fn describe(outcome: ToolOutcome) -> Result<(Outcome, Body)> {
-    let (status, body, cost) = match outcome {
+fn describe(ended: Ended) -> Result<(Outcome, Body)> {
+    let Ended { outcome, is_error, isolation, rpc } = ended;
+    let (status, mut body, cost) = match outcome {
         ToolOutcome::Executed(done) => (Status::Executed, Body::result(done.result)?, done.cost),
         ToolOutcome::Failed(failure) => (Status::Failed, Body::failed(failure)?, MicroUsd::ZERO),
         ToolOutcome::Unknown(failure) => (Status::Unknown, Body::failed(failure)?, MicroUsd::ZERO),
@@ -187,8 +203,9 @@ fn describe(outcome: ToolOutcome) -> Result<(Outcome, Body)> {
     let failure = body
         .failure()
         .map(|failure| FailureCode { code: failure.code.clone(), category: failure.category });
+    body.rpc = rpc;
     let (output, output_bytes) = body.commitment();
-    Ok((Outcome { status, output, output_bytes, cost, failure }, body))
+    Ok((Outcome { status, output, output_bytes, cost, failure, is_error, isolation }, body))
 }
 
 /// When to try again: doubling from a base, spread by the action's own id so that what failed
@@ -212,17 +229,17 @@ pub(crate) async fn resume(shared: &Arc<Shared>, log: &LogId, action: &Action) -
     let Some(caller) = present_caller(shared, &document) else {
         return deny(shared, log, action, "principal_disabled").await;
     };
-    let tool = match find_tool(shared, &action.request.tool) {
-        Ok(tool) if tool.digest == action.request.tool_digest => tool,
+    let tool = match find_tool(shared, &caller.tenant, &action.request.tool) {
+        Ok(tool) if tool.digest() == action.request.tool_digest => tool,
         // Another tool than the one that was decided and approved.
         _ => return deny(shared, log, action, "tool_changed").await,
     };
-    let digests = document.digests(tool.digest)?;
+    let digests = document.digests(tool.digest())?;
     if digests.plan != action.request.plan_digest {
         return deny(shared, log, action, "plan_changed").await;
     }
-    let facts = tool.manifest.facts(&document.params);
-    let plan = Plan { document: &document, facts: &facts, request: &action.request };
+    let facts = tool.manifest().facts(&document.params);
+    let plan = Plan { document: &document, facts: &facts, request: &action.request, through: None };
     let granted = match &action.approval {
         None => None,
         Some(id) => match shared.ledger.read(log, Kind::Approval, id.as_str())? {
@@ -340,9 +357,9 @@ pub(crate) async fn release(shared: &Shared, caller: &Caller, action: &Action) -
         open_document(shared, &log, &action.id)?.ok_or_else(|| Refused::not_found("document"))?;
     let requester = present_caller(shared, &document)
         .ok_or_else(|| Refused::invalid("the principal that asked is disabled"))?;
-    let tool = find_tool(shared, &action.request.tool)?;
-    let facts = tool.manifest.facts(&document.params);
-    let plan = Plan { document: &document, facts: &facts, request: &action.request };
+    let tool = find_tool(shared, &requester.tenant, &action.request.tool)?;
+    let facts = tool.manifest().facts(&document.params);
+    let plan = Plan { document: &document, facts: &facts, request: &action.request, through: None };
     let decision = decide(shared, &requester, plan, Phase::Submit, None);
     let approval = new_approval_id()?;
     let revisions = revisions(shared, &requester)?;

@@ -180,7 +180,7 @@ fn asked(caller: &Caller, wire: SubmitActionRequest) -> Result<Asked> {
             Some(id)
         }
     };
-    Ok(Asked { tool, params, claims: Claims::new(wire.claims)?, account })
+    Ok(Asked { tool, params, claims: Claims::new(wire.claims)?, account, through: None })
 }
 
 #[tonic::async_trait]

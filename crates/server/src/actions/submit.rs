@@ -15,8 +15,8 @@ use ledger::store::{Class, SideRow};
 use tokio::task::JoinHandle;
 
 use super::prepare::{Asked, Prepared, decide, prepare};
-use super::run;
 use super::view::{Answer, DOCUMENT};
+use super::{gateway, run};
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::metrics::Stage;
@@ -170,12 +170,14 @@ fn submission(
     decision: &Decision,
     body: Digest,
 ) -> Result<Submission> {
+    let held = gateway::reserve(caller, id, prepared, decision, shared.now())?;
+    let reserve = || caller.reserve("actions", body, id.as_str(), shared.now());
     Ok(Submission {
         id: id.clone(),
         request: Box::new(prepared.request.clone()),
         decision: Box::new(decision.clone()),
         approval: new_approval_id()?,
-        reserve: caller.reserve("actions", body, id.as_str(), shared.now()),
+        reserve: held.or_else(reserve),
         revisions: revisions(shared, caller)?,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use connectors::mcp::RpcError;
 use kernel::action::{Action, Status};
 use kernel::decision::Phase;
 use kernel::failure::Failure;
@@ -33,15 +34,18 @@ pub(crate) struct Body {
     result: Option<RawJson>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<Failure>,
+    /// The error of an MCP server that the failure is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rpc: Option<RpcError>,
 }
 
 impl Body {
     pub(crate) fn result(result: RawJson) -> Result<Self> {
-        Ok(Self { salt: salt()?, result: Some(result), failure: None })
+        Ok(Self { salt: salt()?, result: Some(result), failure: None, rpc: None })
     }
 
     pub(crate) fn failed(failure: Failure) -> Result<Self> {
-        Ok(Self { salt: salt()?, result: None, failure: Some(failure) })
+        Ok(Self { salt: salt()?, result: None, failure: Some(failure), rpc: None })
     }
 
     pub(crate) fn failure(&self) -> Option<&Failure> {
@@ -76,18 +80,35 @@ impl Answer {
         Self { action, body: None, checkpoint, gone: false }
     }
 
-    /// Adds the content where it was kept, and the newest checkpoint where there is none.
-    pub(crate) fn complete(mut self, shared: &Shared, log: &LogId) -> Result<Self> {
+    /// Adds the content where it was kept.
+    pub(crate) fn opened(mut self, shared: &Shared, log: &LogId) -> Result<Self> {
         let ended = self.action.outcome.is_some();
         if self.body.is_none() && ended {
             self.body = open_result(shared, log, &self.action.id)?;
             self.gone = self.body.is_none();
         }
-        if self.checkpoint.is_empty() {
-            let head = shared.ledger.store().head(log)?;
-            self.checkpoint = head.map_or_else(Default::default, |head| head.checkpoint.into());
-        }
         Ok(self)
+    }
+
+    /// Adds the content where it was kept, and the newest checkpoint where there is none.
+    pub(crate) fn complete(self, shared: &Shared, log: &LogId) -> Result<Self> {
+        let mut this = self.opened(shared, log)?;
+        if this.checkpoint.is_empty() {
+            let head = shared.ledger.store().head(log)?;
+            this.checkpoint = head.map_or_else(Default::default, |head| head.checkpoint.into());
+        }
+        Ok(this)
+    }
+
+    /// What an MCP server answered, where that was kept.
+    pub(crate) fn served(&mut self) -> (Option<RawJson>, Option<RpcError>) {
+        self.body.as_mut().map_or((None, None), |body| (body.result.take(), body.rpc.take()))
+    }
+
+    /// What went wrong with it, if anything did.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        let kept = self.body.as_ref().and_then(|body| body.failure.clone());
+        failure_of(&self.action, kept, self.gone)
     }
 
     /// The wire form.
@@ -119,7 +140,6 @@ impl Answer {
     }
 }
 
-/// What went wrong with an action, if anything did: with its words where they are still kept.
 fn error_of(
     action: &Action,
     kept: Option<Failure>,
@@ -127,6 +147,12 @@ fn error_of(
     log: &LogId,
 ) -> Option<types::Error> {
     let receipt = action.receipts.last().map(|index| log.receipt_id(*index)).unwrap_or_default();
+    let failure = failure_of(action, kept, gone)?;
+    Some(types::Error { receipt_id: receipt, ..error::wire(failure) })
+}
+
+/// What went wrong with an action, if anything did: with its words where they are still kept.
+fn failure_of(action: &Action, kept: Option<Failure>, gone: bool) -> Option<Failure> {
     // An earlier attempt may have left an outcome behind.
     let by_policy =
         action.decision.as_ref().is_some_and(|decision| decision.effect.ends(Phase::Submit));
@@ -144,7 +170,7 @@ fn error_of(
     if action.status == Status::Unknown {
         failure.retryable = false;
     }
-    Some(types::Error { receipt_id: receipt, ..error::wire(failure) })
+    Some(failure)
 }
 
 /// A denial by policy.

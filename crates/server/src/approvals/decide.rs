@@ -32,7 +32,7 @@ impl Said {
 }
 
 impl ApprovalsApi {
-    pub(super) async fn decide(
+    pub(crate) async fn decide(
         &self,
         caller: &Caller,
         wire: DecideApprovalRequest,
@@ -60,6 +60,16 @@ impl ApprovalsApi {
             plan::decide(approval, input.clone(), now)
         })
         .await
+    }
+
+    /// Why a yes of the caller's would be refused as things stand, whatever they prove.
+    pub(crate) fn would_refuse(&self, caller: &Caller, approval: &Approval) -> Option<String> {
+        let vote = Vote {
+            step_up: true,
+            ..Vote::new(caller.id.clone(), caller.roles.clone(), Verdict::Approve)
+        };
+        let said = Said { plan_digest: approval.request.plan_digest, stage: None, vote };
+        self.rehearse(caller, approval, &said).err().map(|Refused(failure)| failure.message)
     }
 
     /// What the decision would lead to as things stand: the stage that it is for, or why it is

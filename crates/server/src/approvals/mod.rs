@@ -9,6 +9,7 @@ mod view;
 use std::sync::Arc;
 
 use kernel::approval::{self, Approval};
+use kernel::failure::Category;
 use kernel::machine::{Command, Kind, Refusal, State, Stream};
 use kernel::values::{Digest, Timestamp};
 use ledger::Batch;
@@ -39,6 +40,22 @@ impl ApprovalsApi {
         match self.0.ledger.read(&caller.log(), Kind::Approval, id)? {
             Some(State::Approval(approval)) if view::sees(caller, &approval) => Ok(approval),
             _ => Err(Refused::not_found("approval")),
+        }
+    }
+
+    /// The approval that the caller may see, in both forms.
+    pub(crate) fn seen(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<Option<(Approval, WireApproval)>> {
+        match self.find(caller, id) {
+            Ok(approval) => {
+                let wire = self.wire(caller, approval.clone(), true)?;
+                Ok(Some((approval, wire)))
+            }
+            Err(Refused(failure)) if failure.category == Category::NotFound => Ok(None),
+            Err(refused) => Err(refused),
         }
     }
 

@@ -9,12 +9,18 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use connectors::mcp::Subject;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use kernel::failure::{Category, Failure};
+use kernel::ids::PrincipalId;
+use kernel::values::Digest;
 use serde_json::json;
 
 use crate::auth::Guarded;
-use crate::shared::Shared;
+use crate::error::Refused;
+use crate::limits;
+use crate::shared::{Caller, Shared};
+use crate::tokens::{Claims, Link};
 
 /// Where the metadata is, by RFC 9728 §3.1: the path of the resource is put behind it.
 const METADATA: &str = "/.well-known/oauth-protected-resource";
@@ -83,6 +89,40 @@ pub(crate) fn insufficient_scope(shared: &Shared, scopes: &[&str]) -> Response {
     let value = challenge(shared, Lack::Scope(scopes));
     response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
     response
+}
+
+/// For whom a call to an upstream is made: what makes tokens of Tally for the caller's chain, each
+/// for one audience elsewhere and good for nothing here.
+pub(crate) fn subject(shared: &Arc<Shared>, caller: &Caller) -> Subject {
+    let (shared, caller) = (shared.clone(), caller.clone());
+    let actors = caller.actors();
+    let ids = actors.actors().iter().map(|actor| actor.id.as_str());
+    let place = [caller.tenant.as_str(), caller.workspace.as_str(), caller.environment.as_str()];
+    let revision = caller.revision.to_string();
+    let parts: Vec<&str> = place.into_iter().chain(ids).chain([revision.as_str()]).collect();
+    let key = Digest::of(parts.join("\n").as_bytes()).hex();
+    let token = move |audience: &str| mint(&shared, &caller, audience).map_err(|refused| refused.0);
+    Subject { key, token: Arc::new(token) }
+}
+
+/// A short token that says who acts for whom, for somebody else.
+fn mint(shared: &Shared, caller: &Caller, audience: &str) -> Result<String, Refused> {
+    let ours = [shared.tokens.issuer(), shared.tokens.mcp()];
+    if ours.contains(&audience.trim_end_matches('/')) {
+        return Err(Refused::internal("a token for an upstream is none for this server"));
+    }
+    let actors = caller.actors();
+    if shared.control.directory.chain(&caller.tenant, &actors).is_none() {
+        return Err(Refused(crate::credentials::invalid()));
+    }
+    // It rests on no credential: whoever gets it learns of none.
+    let link = |id: &PrincipalId| Link { principal: id.clone(), base: id.to_string() };
+    let links = actors.actors().iter().map(|actor| link(&actor.id)).collect();
+    let place = (caller.tenant.clone(), caller.workspace.clone(), caller.environment.clone());
+    let until = shared.now().plus_micros(limits::UPSTREAM_TOKEN_MICROS);
+    let scope = [DOOR.permission.to_owned()].into();
+    let claims = Claims::new(place, links, scope, audience.to_owned(), until);
+    shared.tokens.issue(shared, &claims)
 }
 
 /// The metadata of the resource, public by themselves.

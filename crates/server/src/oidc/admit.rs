@@ -31,7 +31,7 @@ const ATTEMPTS: u32 = 3;
 /// A command that uses up `name` until `until`: whoever comes second is refused.
 pub(super) fn once(kind: &str, name: &str, until: Timestamp) -> Command {
     let id = Digest::of(format!("{kind}\n{name}").as_bytes());
-    let input = reservation::Input { body: id, target: kind.to_owned(), until };
+    let input = reservation::Input { body: id, target: kind.to_owned(), until, replaces: None };
     Command::new(Kind::Idempotency, id.hex(), machine::Input::Reserve(input))
 }
 

@@ -30,7 +30,7 @@ pub(super) fn redirect(url: &str, cookies: &[String]) -> Result<Response> {
 }
 
 /// Keeps an answer out of caches, and its URL out of the next page's hands.
-pub(super) fn private(mut response: Response) -> Response {
+pub(crate) fn private(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -76,7 +76,7 @@ pub(super) fn refuse(failure: Failure, headers: &HeaderMap) -> Response {
 }
 
 /// Text for HTML.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

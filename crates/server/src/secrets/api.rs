@@ -17,7 +17,7 @@ use proto::wire::Timestamp;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use super::{command, drop_value, live, seal};
+use super::{command, drop_value};
 use crate::error::{Refused, Result};
 use crate::shared::{Caller, Shared};
 use crate::{limits, oidc, paging};
@@ -54,19 +54,20 @@ impl SecretsApi {
             return Err(Refused::invalid(message));
         }
         let known = self.0.control.directory.secrets(&caller.tenant);
-        if known.len() >= limits::SECRETS_MAX && live(&self.0, &caller.tenant, name).is_none() {
+        if known.len() >= limits::SECRETS_MAX && self.0.secrets.live(&caller.tenant, name).is_none()
+        {
             let message = "this tenant has as many secrets as it may: remove one";
             return Err(Refused::new(Category::Conflict, "too_many_secrets", message));
         }
         let body = self.body(caller, [name, value]).await?;
-        let side = seal(&self.0, &caller.tenant, name, value).await?;
+        let side = self.0.secrets.seal(&caller.tenant, name, value).await?;
         let input = Input::Put { name: name.to_owned(), by: caller.id.clone() };
         self.mutate(caller, "secret_put", body, name, input, side).await
     }
 
     async fn rotate(&self, caller: &Caller, name: &str, value: &str) -> Result<WireSecret> {
         let body = self.body(caller, [name, value]).await?;
-        let side = seal(&self.0, &caller.tenant, name, value).await?;
+        let side = self.0.secrets.seal(&caller.tenant, name, value).await?;
         let input = Input::Rotate { by: caller.id.clone() };
         self.mutate(caller, "secret_rotate", body, name, input, side).await
     }

@@ -2,18 +2,20 @@
 //! the tenant's key beside the log, and goes out to upstreams alone.
 
 mod api;
+mod upstream;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use connectors::mcp::auth::LoginAuthorizer;
 use kernel::failure::{Category, Failure};
 use kernel::ids::{PrincipalId, TenantId};
 use kernel::machine::{self, Command, Kind};
 use kernel::receipt::LogId;
 use kernel::secret::{Input, Secret};
-use ledger::Batch;
 use ledger::content::Vault;
 use ledger::store::{Class, SideRow};
+use ledger::{Batch, Clock, Committed, Ledger};
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
@@ -23,7 +25,7 @@ use crate::directory::Directory;
 use crate::doubt::Doubt;
 use crate::error::{Refused, Result};
 use crate::limits;
-use crate::shared::Shared;
+use crate::shared::commit;
 
 /// The part of a secret's content that is its value.
 const VALUE: &str = "value";
@@ -41,8 +43,12 @@ pub(crate) struct Secrets {
     directory: Arc<Directory>,
     doubt: Arc<Doubt>,
     vault: Arc<Vault>,
+    ledger: Ledger,
+    clock: Clock,
     /// Values in use: each is opened once a version.
     opened: Mutex<HashMap<(TenantId, String), Opened>>,
+    /// The upstreams that people log in at.
+    logins: Mutex<HashMap<(TenantId, String), Weak<LoginAuthorizer>>>,
 }
 
 impl std::fmt::Debug for Secrets {
@@ -52,8 +58,13 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    pub(crate) fn new(directory: Arc<Directory>, doubt: Arc<Doubt>, vault: Arc<Vault>) -> Self {
-        Self { directory, doubt, vault, opened: Mutex::default() }
+    pub(crate) fn new(
+        (directory, doubt): (Arc<Directory>, Arc<Doubt>),
+        (vault, ledger): (Arc<Vault>, Ledger),
+        clock: Clock,
+    ) -> Self {
+        let (opened, logins) = (Mutex::default(), Mutex::default());
+        Self { directory, doubt, vault, ledger, clock, opened, logins }
     }
 
     /// The present value of a tenant's secret.
@@ -89,56 +100,52 @@ impl Secrets {
         self.opened.lock().insert(key, (secret.version, value.clone()));
         Ok(Zeroizing::new(value.as_str().to_owned()))
     }
-}
 
-/// The present value of a tenant's secret.
-pub(crate) fn reveal(
-    shared: &Shared,
-    tenant: &TenantId,
-    name: &str,
-) -> std::result::Result<Zeroizing<String>, Failure> {
-    shared.secrets.reveal(tenant, name)
+    /// A secret that has a value.
+    pub(crate) fn live(&self, tenant: &TenantId, name: &str) -> Option<Arc<Secret>> {
+        self.directory.secret(tenant, name).filter(|secret| !secret.removed)
+    }
+
+    /// The value as it is kept. Its text is not said again: not even in a refusal.
+    async fn seal(&self, tenant: &TenantId, name: &str, value: &str) -> Result<SideRow> {
+        if value.is_empty() || value.len() > limits::SECRET_BYTES_MAX {
+            return Err(Refused::invalid("a secret's value: 1 byte to 64 KiB"));
+        }
+        let (tenant, id, plain) = (tenant.as_str(), content_id(name), value.as_bytes());
+        let (class, now) = (Class::Record, (self.clock)());
+        Ok(self.vault.seal(tenant, &id, VALUE, class, plain, now).await?)
+    }
+
+    /// Keeps a value that the server itself was given, such as an upstream's tokens: the first one,
+    /// or another. It is `by` whoever brought it about, or else whoever did so before.
+    async fn keep(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+        value: &str,
+        by: Option<PrincipalId>,
+    ) -> Result<()> {
+        let known = self.live(tenant, name);
+        let by = by.or_else(|| known.as_ref().map(|secret| secret.by.clone()));
+        let by = by.ok_or_else(|| Refused::not_found("secret"))?;
+        let input = match known {
+            Some(_) => Input::Rotate { by },
+            None => Input::Put { name: name.to_owned(), by },
+        };
+        let side = vec![self.seal(tenant, name, value).await?];
+        let log = LogId::Control(tenant.clone());
+        let batch = Batch { side, ..Batch::new(log, vec![command(name, input)]) };
+        let (directory, doubt) = (self.directory.clone(), self.doubt.clone());
+        let moved = move |log: &LogId, committed: &Committed| directory.follow(log, committed);
+        commit(self.ledger.clone(), doubt, batch, moved).await?;
+        Ok(())
+    }
 }
 
 fn command(name: &str, input: Input) -> Command {
     Command::new(Kind::Secret, name, machine::Input::Secret(input))
 }
 
-/// The value as it is kept. Its text is not said again: not even in a refusal.
-async fn seal(shared: &Shared, tenant: &TenantId, name: &str, value: &str) -> Result<SideRow> {
-    if value.is_empty() || value.len() > limits::SECRET_BYTES_MAX {
-        return Err(Refused::invalid("a secret's value: 1 byte to 64 KiB"));
-    }
-    let (tenant, id, plain) = (tenant.as_str(), content_id(name), value.as_bytes());
-    let vault = &shared.control.vault;
-    Ok(vault.seal(tenant, &id, VALUE, Class::Record, plain, shared.now()).await?)
-}
-
 fn drop_value(tenant: &TenantId, name: &str) -> SideRow {
     SideRow::DropContent { tenant: tenant.to_string(), id: content_id(name), part: VALUE }
-}
-
-/// Keeps a value that the server itself was given on behalf of `by`, such as an upstream's token:
-/// the first one, or another.
-pub(crate) async fn keep(
-    shared: &Shared,
-    tenant: &TenantId,
-    name: &str,
-    value: &str,
-    by: &PrincipalId,
-) -> Result<()> {
-    let by = by.clone();
-    let input = match live(shared, tenant, name) {
-        Some(_) => Input::Rotate { by },
-        None => Input::Put { name: name.to_owned(), by },
-    };
-    let side = vec![seal(shared, tenant, name, value).await?];
-    let log = LogId::Control(tenant.clone());
-    let batch = Batch { side, ..Batch::new(log, vec![command(name, input)]) };
-    shared.commit_control(batch).await.map(drop)
-}
-
-/// A secret that has a value.
-pub(crate) fn live(shared: &Shared, tenant: &TenantId, name: &str) -> Option<Arc<Secret>> {
-    shared.control.directory.secret(tenant, name).filter(|secret| !secret.removed)
 }

@@ -63,7 +63,8 @@ impl Desk {
         let path = start::first_start(&shared, ISSUER).await.unwrap().unwrap();
         let owner = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let providers = crate::oidc::Providers::open(&shared.config).unwrap();
-        let router = start::router(shared.clone(), providers);
+        let surface = crate::mcp::Surface::new(shared.clone(), ISSUER);
+        let router = start::router(shared.clone(), surface, providers);
         Self { router, shared, owner, _folder: folder }
     }
 

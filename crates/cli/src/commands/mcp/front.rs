@@ -1,11 +1,23 @@
 //! `tally mcp -- COMMAND`: an MCP client starts it in place of COMMAND, and every call is governed.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing_subscriber::filter::LevelFilter;
 
+use super::command::{self, Command};
+use super::home::Home;
+use super::limits;
+use super::pump::Pump;
+use super::pump::stdio::{self, Line};
+use super::wrap::{Wanted, Wrap};
+use crate::commands::serve;
 use crate::context::Context;
-use crate::exit::{Exit, Failure};
+use crate::exit::Exit;
 
 /// Run an MCP server behind Tally: everything a client asks of it is decided, maybe held for a
 /// person, and receipted.
@@ -38,7 +50,54 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub(crate) async fn run(self, _context: &Context) -> anyhow::Result<Exit> {
-        Err(Failure::Usage("not yet".to_owned()).into())
+    /// Runs until the client has no more to ask, or until it is told to stop.
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        serve::log_to_stderr(LevelFilter::WARN)?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        // What the client says from now on waits until there is somebody to hear it.
+        let lines = stdio::input();
+        let (out, written) = stdio::output();
+        let wrap = self.wrap(context)?;
+        let pump = Pump::new(wrap, out);
+        let ended = tokio::select! {
+            ended = serve(&pump, lines) => ended,
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
+            // Nobody reads any more.
+            _ = written => Ok(()),
+        };
+        let left = async {
+            pump.close().await;
+            pump.place().leave().await;
+        };
+        if timeout(limits::LEAVE_TIME, left).await.is_err() {
+            eprintln!("tally: something did not end in time");
+        }
+        ended.map(|()| Exit::Done)
     }
+
+    fn wrap(self, context: &Context) -> anyhow::Result<Wrap> {
+        let variables = command::variables(&self.env)?;
+        let wanted = Wanted {
+            name: self.name,
+            command: Command::new(&self.command, self.cwd.as_deref(), &variables)?,
+            variables,
+            labels: command::labels(&self.labels)?,
+            trust_annotations: !self.no_trust_annotations,
+        };
+        let home = match context.local_folder()? {
+            Some(folder) => Home::embedded(self.data.or(Some(folder)))?,
+            None if context.names_server() => Home::Named(context.session()?),
+            None => Home::embedded(self.data)?,
+        };
+        Wrap::new(home, wanted)
+    }
+}
+
+async fn serve(pump: &Arc<Pump<Wrap>>, lines: mpsc::Receiver<Line>) -> anyhow::Result<()> {
+    pump.connect().await?;
+    eprintln!("{}", pump.place().notice());
+    pump.run(lines).await;
+    Ok(())
 }

@@ -1,8 +1,11 @@
 //! `tally mcp`: MCP servers behind Tally, and Tally in front of one.
 
+mod command;
 mod front;
+mod home;
 pub(crate) mod limits;
 mod pump;
+mod wrap;
 
 use clap::{Args, Subcommand};
 

@@ -26,6 +26,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const EITHER: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
 
+/// The id of a listing of ours, as JSON.
+const LISTING: &str = "\"tools\"";
+
 /// How an attempt at a request ended.
 pub(super) enum Ended {
     /// The client has its answer, or wants none.
@@ -109,6 +112,29 @@ pub(super) async fn send(link: &Link, parts: Parts) -> Result<Response<Incoming>
 async fn collect(body: Incoming) -> Result<Bytes, Ended> {
     let whole = Limited::new(body, limits::ANSWER_BYTES_MAX).collect().await;
     whole.map(|body| body.to_bytes()).map_err(|error| Ended::Broken(error.to_string()))
+}
+
+/// The answer to the request `id`, which is JSON, where nothing else in it matters.
+async fn whole(answer: Response<Incoming>, id: &str) -> Result<Bytes, Ended> {
+    let stream = is_stream(answer.headers());
+    let mut body = answer.into_body();
+    if !stream {
+        return collect(body).await;
+    }
+    let broken = |reason: &str| Ended::Broken(reason.to_owned());
+    let mut reader = sse::Reader::default();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| broken(&error.to_string()))?;
+        let Some(bytes) = frame.data_ref() else { continue };
+        for event in reader.push(bytes).map_err(|_| broken("the answer is too long"))? {
+            let data = Bytes::from(event.data);
+            let read = Message::read(data.clone()).map(|message| message.kind);
+            if matches!(read, Ok(Kind::Response { id: Some(known), .. }) if known == id) {
+                return Ok(data);
+            }
+        }
+    }
+    Err(broken("the stream ended without an answer"))
 }
 
 fn is_stream(headers: &HeaderMap) -> bool {
@@ -320,15 +346,15 @@ impl<P: Place> Pump<P> {
                 params.insert("cursor".to_owned(), cursor);
             }
             let list = serde_json::json!({
-                "jsonrpc": "2.0", "id": "tally-tools", "method": "tools/list", "params": params,
+                "jsonrpc": "2.0", "id": "tools", "method": "tools/list", "params": params,
             });
             let mut parts = Parts::of(&Handle::default());
             parts.body = Bytes::from(list.to_string());
             parts.headers.extend(message::header(version).map(|version| (VERSION, version)));
             parts.headers.insert(METHOD, HeaderValue::from_static("tools/list"));
             let page = match send(link, parts).await {
-                Ok(answer) if !is_stream(answer.headers()) => collect(answer.into_body()).await,
-                _ => return HeaderMap::new(),
+                Ok(answer) => whole(answer, LISTING).await,
+                Err(ended) => Err(ended),
             };
             let page = page.ok().and_then(|page| serde_json::from_slice::<Value>(&page).ok());
             let Some(page) = page.as_ref().and_then(|page| page.get("result")) else {
@@ -383,14 +409,12 @@ impl<P: Place> Pump<P> {
     ) -> Result<(Option<Handle>, Message), Ended> {
         let mut parts = Parts::of(&Handle::default());
         parts.body = message.body.clone();
-        let (head, mut body) = send(link, parts).await?.into_parts();
-        if let Some(pause) = later(head.status, &head.headers) {
+        let answer = send(link, parts).await?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        if let Some(pause) = later(status, &headers) {
             return Err(Ended::Later(pause));
         }
-        let body = match is_stream(&head.headers) {
-            true => answer_of(&mut body, request).await?,
-            false => collect(body).await?,
-        };
+        let body = whole(answer, &request.id).await?;
         let read = Message::read(body.clone()).ok();
         let ours = |message: &Message| match &message.kind {
             Kind::Response { id, .. } => id.as_deref() == Some(&request.id),
@@ -398,13 +422,13 @@ impl<P: Place> Pump<P> {
         };
         let Some(answer) = read.filter(ours) else {
             let answer = message::readdress(&body, &request.id);
-            let body = answer.unwrap_or_else(|| translated(head.status, &body, &request.id));
+            let body = answer.unwrap_or_else(|| translated(status, &body, &request.id));
             let kind = Kind::Response { id: Some(request.id.clone()), error: Some(INTERNAL) };
             return Ok((None, Message { kind, body }));
         };
         let opened = matches!(answer.kind, Kind::Response { error: None, .. });
         let handle = opened.then(|| Handle {
-            id: head.headers.get(SESSION).cloned(),
+            id: headers.get(SESSION).cloned(),
             version: session::version(&answer),
             epoch: 0,
         });
@@ -514,23 +538,4 @@ impl<P: Place> Pump<P> {
             sleep(cursor.pause()).await;
         }
     }
-}
-
-/// The answer in a stream to `initialize`, on which nothing else can be said.
-async fn answer_of(body: &mut Incoming, request: &Request) -> Result<Bytes, Ended> {
-    let mut reader = sse::Reader::default();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Ended::Broken(error.to_string()))?;
-        let Some(bytes) = frame.data_ref() else { continue };
-        let too_long = |_| Ended::Broken("the answer is too long".to_owned());
-        for event in reader.push(bytes).map_err(too_long)? {
-            let data = Bytes::from(event.data);
-            if let Ok(Message { kind: Kind::Response { id, .. }, .. }) = Message::read(data.clone())
-                && id.as_deref() == Some(&request.id)
-            {
-                return Ok(data);
-            }
-        }
-    }
-    Err(Ended::Broken("the stream ended without an answer".to_owned()))
 }

@@ -12,6 +12,8 @@ mod mirror;
 mod session;
 mod sse;
 pub(crate) mod stdio;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
