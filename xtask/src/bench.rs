@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::repo;
 
-const NAMES: [&str; 5] = ["action", "ledger", "policy", "store", "verify"];
+const NAMES: [&str; 6] = ["action", "ledger", "mcp", "policy", "store", "verify"];
 
 pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
     if !NAMES.contains(&name) {

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
@@ -21,28 +22,48 @@ const HEADERS_MAX: usize = 32;
 /// How long one run may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Digits of the number that makes each request of a connection another one.
+const NUMBER_DIGITS: usize = 9;
+
 /// What is sent where.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     pub(crate) request: Arc<[u8]>,
+    /// Where in the request its number stands, if it has one.
+    number_at: Option<usize>,
 }
 
 impl Target {
     /// A request without a body.
     pub(crate) fn get(address: SocketAddr, path: &str) -> Self {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
-        Self { address, request: request.into_bytes().into() }
+        Self { address, request: request.into_bytes().into(), number_at: None }
     }
 
     /// A request with a JSON body.
     pub(crate) fn post(address: SocketAddr, path: &str, key: &str, body: &str) -> Self {
+        Self::send(address, path, &format!("X-API-Key: {key}\r\n"), body)
+    }
+
+    /// A request with these headers and a JSON body.
+    pub(crate) fn send(address: SocketAddr, path: &str, headers: &str, body: &str) -> Self {
         let length = body.len();
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nX-API-Key: {key}\r\n\
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        Self { address, request: request.into_bytes().into() }
+        Self { address, request: request.into_bytes().into(), number_at: None }
+    }
+
+    /// The same, with `place` in it replaced by a number that each request of a connection has for
+    /// itself.
+    pub(crate) fn numbered(mut self, place: &str) -> anyhow::Result<Self> {
+        ensure!(place.len() == NUMBER_DIGITS, "a number has {NUMBER_DIGITS} digits");
+        let mut places = self.request.windows(NUMBER_DIGITS);
+        let at = places.position(|window| window == place.as_bytes());
+        self.number_at = Some(at.context("the request has no place for a number")?);
+        Ok(self)
     }
 }
 
@@ -83,24 +104,27 @@ impl Load {
 
 /// Sends `target` from `clients` connections until it is time.
 pub(crate) fn run(target: &Target, clients: usize, until: Until) -> anyhow::Result<Load> {
+    run_each(&vec![target.clone(); clients], until)
+}
+
+/// Sends each of `targets` from a connection of its own until it is time.
+pub(crate) fn run_each(targets: &[Target], until: Until) -> anyhow::Result<Load> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let ended = tokio::time::timeout(PATIENCE, generate(target, clients, until)).await;
+        let ended = tokio::time::timeout(PATIENCE, generate(targets, until)).await;
         ended.context("the server has stopped answering")?
     })
 }
 
-async fn generate(target: &Target, clients: usize, until: Until) -> anyhow::Result<Load> {
-    let ready = Arc::new(Barrier::new(clients + 1));
+async fn generate(targets: &[Target], until: Until) -> anyhow::Result<Load> {
+    let ready = Arc::new(Barrier::new(targets.len() + 1));
     let left = Arc::new(AtomicU64::new(match until {
         Until::Over(_) => u64::MAX,
         Until::Sent(count) => count,
     }));
     let mut running = Vec::new();
-    for _ in 0..clients {
-        let stream = TcpStream::connect(target.address).await.context("connecting")?;
-        stream.set_nodelay(true)?;
-        let client = Client { stream, request: target.request.clone(), answer: Vec::new() };
+    for target in targets {
+        let client = Client::connect(target).await?;
         let (ready, left) = (ready.clone(), left.clone());
         running.push(tokio::spawn(async move {
             ready.wait().await;
@@ -121,13 +145,35 @@ async fn generate(target: &Target, clients: usize, until: Until) -> anyhow::Resu
     Ok(load)
 }
 
-struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
-    request: Arc<[u8]>,
+    request: Vec<u8>,
+    number: Option<Range<usize>>,
+    sent: u64,
     answer: Vec<u8>,
 }
 
 impl Client {
+    pub(crate) async fn connect(target: &Target) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(target.address).await.context("connecting")?;
+        stream.set_nodelay(true)?;
+        let number = target.number_at.map(|at| at..at + NUMBER_DIGITS);
+        let request = target.request.to_vec();
+        Ok(Self { stream, request, number, sent: 0, answer: Vec::new() })
+    }
+
+    /// Sends one request and returns the status of its answer.
+    pub(crate) async fn exchange(&mut self) -> anyhow::Result<u16> {
+        self.sent += 1;
+        if let Some(number) = self.number.clone().and_then(|at| self.request.get_mut(at)) {
+            // Never with a zero in front, which would be no number of JSON.
+            let text = (10_u64.pow(8) + self.sent).to_string();
+            number.copy_from_slice(text.as_bytes());
+        }
+        self.stream.write_all(&self.request).await?;
+        self.read().await
+    }
+
     async fn run(
         mut self,
         until: Until,
@@ -141,8 +187,7 @@ impl Client {
             if matches!(until, Until::Over(limit) if started - begun >= limit) {
                 break;
             }
-            self.stream.write_all(&self.request).await?;
-            let status = self.read().await?;
+            let status = self.exchange().await?;
             times.push(started.elapsed());
             *statuses.entry(status).or_default() += 1;
         }

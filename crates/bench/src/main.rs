@@ -6,8 +6,12 @@ mod cpu;
 mod fsync;
 mod ledger;
 mod load;
+mod mcp;
+mod metrics;
+mod pace;
 mod policy;
 mod report;
+mod server;
 mod stats;
 mod store;
 mod verify;
@@ -43,6 +47,8 @@ enum Name {
     Action,
     /// Commits to the ledger, in process.
     Ledger,
+    /// A call of a tool through the MCP gateway against the same call without it.
+    Mcp,
     /// Decisions against bare evaluations.
     Policy,
     /// Commits to the ledger on each engine against bare rows.
@@ -73,6 +79,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let report = match args.name {
         Name::Action => action::run(&dir)?,
         Name::Ledger => ledger::run(&dir)?,
+        Name::Mcp => mcp::run(&dir)?,
         Name::Policy => policy::run()?,
         Name::Store => store::run(&dir)?,
         Name::Verify => verify::run(&dir)?,

@@ -111,9 +111,10 @@ fn engine(
 fn sqlite(dir: &Path) -> anyhow::Result<Engine> {
     let store = Arc::new(Sqlite::open(&dir.join("log.sqlite"))?);
     let raw = rusqlite::Connection::open(dir.join("raw.sqlite"))?;
+    raw.pragma_update(None, "page_size", 8192)?;
     raw.pragma_update(None, "journal_mode", "WAL")?;
     raw.pragma_update(None, "synchronous", "FULL")?;
-    raw.pragma_update(None, "wal_autocheckpoint", 4000)?;
+    raw.pragma_update(None, "wal_autocheckpoint", 2000)?;
     raw.execute_batch(&TABLE.replace("BYTES", "BLOB"))?;
     engine("sqlite", dir, store, Raw::Sqlite(raw))
 }

@@ -143,8 +143,8 @@ fn submission(number: u64, epoch: u64) -> anyhow::Result<Submission> {
     Ok(Submission {
         // In order of time, as the server's are.
         id: ActionId::new(format!("act_{number:026}"))?,
-        request: Box::new(request),
-        decision: Box::new(decision),
+        request: request.into(),
+        decision: decision.into(),
         approval: ApprovalId::new("apr_none")?,
         reserve: None,
         revisions: Revisions { policy: 1, principal: 1, epoch },

@@ -44,7 +44,12 @@ impl Desk {
     }
 
     async fn under(policy: &Source, more: &str) -> Self {
-        let upstream = Misbehave::new(Revisions::Both, Vice::None);
+        Self::before(Vice::None, policy, more).await
+    }
+
+    /// The same before a server with a vice.
+    async fn before(vice: Vice, policy: &Source, more: &str) -> Self {
+        let upstream = Misbehave::new(Revisions::Both, vice);
         let running = upstream.http().await;
         let transport = format!("{{type: http, url: '{}', private: true}}", running.url);
         let server = Server::start(&format!(

@@ -56,6 +56,12 @@ pub const TRANSFORM_WORKERS_MAX: usize = 4;
 pub const FILTER_DEPTH_MAX: usize = 200;
 /// Steps back that one pattern of a stranger's schema may take on one text.
 pub const PATTERN_BACKTRACKS_MAX: usize = 100_000;
+/// References in a stranger's schema.
+pub const SCHEMA_REFERENCES_MAX: usize = 2_000;
+/// Parts of a stranger's schema within each other, references followed: compiling it recurses.
+pub const SCHEMA_DEPTH_MAX: usize = 200;
+/// Evaluations of parts of a stranger's schema that one value may take: about a second.
+pub const SCHEMA_WORK_MAX: u64 = 5_000_000;
 /// Bytes of such a pattern once it is compiled.
 pub const PATTERN_BYTES_MAX: usize = 1 << 20;
 

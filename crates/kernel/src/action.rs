@@ -9,7 +9,7 @@ use crate::ids::{AccountId, ActionId, ApprovalId, EnvironmentId, PrincipalId, To
 use crate::permit::Permit;
 use crate::principal::ActorChain;
 use crate::risk::Risk;
-use crate::values::{Digest, MicroUsd, Timestamp};
+use crate::values::{Digest, MicroUsd, Shared, Timestamp};
 
 mod fold;
 mod step;
@@ -177,7 +177,7 @@ pub struct Attempt {
 pub enum Change {
     /// It was asked for.
     #[serde(rename = "action.requested")]
-    Requested(Box<Request>),
+    Requested(Shared<Request>),
     /// Policy decided.
     #[serde(rename = "action.decided")]
     Decided {
@@ -186,7 +186,7 @@ pub enum Change {
         /// What follows.
         status: Status,
         /// What policy said.
-        decision: Box<Decision>,
+        decision: Shared<Decision>,
         /// The revision of the acting principal that was decided for.
         principal_revision: u64,
         /// The approval that it now waits for or has.
@@ -259,9 +259,9 @@ pub enum Input {
     /// Ask for it, with what policy said.
     Request {
         /// What is asked for.
-        request: Box<Request>,
+        request: Shared<Request>,
         /// What policy said.
-        decision: Box<Decision>,
+        decision: Shared<Decision>,
         /// The revision of the acting principal.
         principal_revision: u64,
         /// The approval to be opened in the same commit, where policy demands one.
@@ -270,9 +270,9 @@ pub enum Input {
     /// Ask for it and refuse it at once, whatever policy said: the budget does not cover it.
     Refuse {
         /// What is asked for.
-        request: Box<Request>,
+        request: Shared<Request>,
         /// What policy said.
-        decision: Box<Decision>,
+        decision: Shared<Decision>,
         /// The revision of the acting principal.
         principal_revision: u64,
         /// Why it is refused.
@@ -299,7 +299,7 @@ pub enum Input {
         /// `execute`, or `submit` on release from quarantine.
         phase: Phase,
         /// What policy says now.
-        decision: Box<Decision>,
+        decision: Shared<Decision>,
         /// The revision of the acting principal now.
         principal_revision: u64,
         /// The open approval that was taken into account, if there is one.
@@ -382,9 +382,9 @@ pub struct Action {
     /// Where it stands.
     pub status: Status,
     /// What was asked for.
-    pub request: Box<Request>,
+    pub request: Shared<Request>,
     /// What policy said last.
-    pub decision: Option<Box<Decision>>,
+    pub decision: Option<Shared<Decision>>,
     /// When it said so.
     pub decided_at: Timestamp,
     /// The revision of the acting principal then.

@@ -1,7 +1,9 @@
-//! Identifiers. An id is a short lower-case ASCII string; what it names is in its type.
+//! Identifiers. An id is a short lower-case ASCII string; what it names is in its type. A copy of
+//! an id is a pointer: they go along everywhere.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 
 use crate::limits;
 
@@ -48,7 +50,7 @@ macro_rules! id {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
         #[serde(try_from = "String")]
-        pub struct $name(Box<str>);
+        pub struct $name(Arc<str>);
 
         impl Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -79,7 +81,7 @@ macro_rules! id {
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0.into()
+                id.0.as_ref().to_owned()
             }
         }
 

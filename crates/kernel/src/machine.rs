@@ -1,5 +1,7 @@
 //! Every state machine behind one door: `step` turns an input into changes, `apply` folds them.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Category, Failure};
@@ -115,13 +117,13 @@ pub struct Stream {
     /// What kind of thing.
     pub kind: Kind,
     /// Which.
-    pub id: String,
+    pub id: Arc<str>,
 }
 
 impl Stream {
     /// The stream of one thing.
     pub fn new(kind: Kind, id: impl AsRef<str>) -> Self {
-        Self { kind, id: id.as_ref().to_owned() }
+        Self { kind, id: id.as_ref().into() }
     }
 }
 
@@ -145,7 +147,7 @@ impl<'de> Deserialize<'de> for Stream {
             .ok_or_else(|| serde::de::Error::custom("a stream is `kind/id`"))?;
         let kind = Kind::parse(kind)
             .ok_or_else(|| serde::de::Error::custom(format!("unknown stream kind `{kind}`")))?;
-        Ok(Self { kind, id: id.to_owned() })
+        Ok(Self { kind, id: id.into() })
     }
 }
 

@@ -7,7 +7,7 @@ use crate::action::{self, Action};
 use crate::decision::{Decision, Effect, Obligations};
 use crate::ids::{AccountId, ActionId, ApprovalId};
 use crate::machine::{Command, Input, Kind};
-use crate::values::{MicroUsd, Timestamp};
+use crate::values::{MicroUsd, Shared, Timestamp};
 use crate::{account, approval, reservation};
 
 /// The account that every post of a log credits.
@@ -32,9 +32,9 @@ pub struct Submission {
     /// Its id.
     pub id: ActionId,
     /// What is asked for.
-    pub request: Box<action::Request>,
+    pub request: Shared<action::Request>,
     /// What policy says.
-    pub decision: Box<Decision>,
+    pub decision: Shared<Decision>,
     /// The id of the approval, should one be opened.
     pub approval: ApprovalId,
     /// The idempotency key to reserve: the stream's id and what it holds.
@@ -172,7 +172,7 @@ fn draw(
 pub fn execute(
     action: &Action,
     granted: Option<&approval::Approval>,
-    decision: Box<Decision>,
+    decision: Shared<Decision>,
     reopen: ApprovalId,
     revisions: Revisions,
     now: Timestamp,
@@ -218,7 +218,7 @@ pub fn execute(
 /// must approve, their approval is opened.
 pub fn release(
     action: &Action,
-    decision: Box<Decision>,
+    decision: Shared<Decision>,
     approval: ApprovalId,
     revisions: Revisions,
     now: Timestamp,

@@ -210,7 +210,7 @@ impl Handover {
             let Change::Activated { public_key, replaces, .. } = change;
             let spki_der = BASE64.decode(public_key).map_err(|_| Error::OtherKey(index))?;
             let key_id = Digest::of(&spki_der);
-            if stream.kind != Kind::SigningKey || stream.id != key_id.hex() {
+            if stream.kind != Kind::SigningKey || *stream.id != *key_id.hex() {
                 return Err(Error::OtherKey(index));
             }
             let handover = Self { index, replaces: *replaces, key_id, spki_der };

@@ -71,7 +71,7 @@ impl Case {
 
     fn asked(request: Request) -> Self {
         let mut case = Self(None);
-        case.fold(&Change::Requested(Box::new(request)), 0);
+        case.fold(&Change::Requested(request.into()), 0);
         case
     }
 

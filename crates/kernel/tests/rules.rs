@@ -68,7 +68,7 @@ fn fold(state: &mut Option<Approval>, change: &Change) {
 
 fn open(request: Request) -> Option<Approval> {
     let mut state = None;
-    fold(&mut state, &Change::Requested(Box::new(request)));
+    fold(&mut state, &Change::Requested(request.into()));
     state
 }
 
@@ -382,4 +382,47 @@ fn the_longest_throttle_counts() {
     };
     let decision = combine(vec![wait("a", 7), wait("b", 90), wait("c", 20)]);
     assert_eq!(decision.obligations.retry_after_ms, Some(90));
+}
+
+#[test]
+fn a_name_is_free_again_where_what_it_names_is_over() {
+    use kernel::machine::Refusal;
+    use kernel::reservation::{self, Reservation};
+    let input = |target: &str, replaces: Option<&str>| reservation::Input {
+        body: Digest::of(b"call"),
+        target: target.to_owned(),
+        until: END,
+        replaces: replaces.map(str::to_owned),
+    };
+    let held = Reservation { body: Digest::of(b"call"), target: "act_1".to_owned(), until: END };
+    let step = |input| reservation::step(Some(&held), input, START);
+    let duplicate = Err(Refusal::Duplicate { target: "act_1".to_owned() });
+    assert_eq!(step(input("act_2", None)), duplicate);
+    assert_eq!(step(input("act_2", Some("act_0"))), duplicate, "of another that is over");
+    let change = step(input("act_2", Some("act_1"))).unwrap();
+    let mut state = Some(held.clone());
+    reservation::apply(&mut state, &change, &Applied { id: "held", index: 1, time: START });
+    assert_eq!(state.unwrap().target, "act_2");
+    let other = reservation::Input { body: Digest::of(b"other"), ..input("act_2", None) };
+    assert_eq!(step(other), Err(Refusal::KeyReused));
+}
+
+#[test]
+fn outcomes_say_no_more_than_there_is() {
+    use kernel::action::{Isolation, Outcome, Status};
+    let plain = Outcome {
+        status: Status::Executed,
+        output: None,
+        output_bytes: 0,
+        cost: MicroUsd::ZERO,
+        failure: None,
+        is_error: false,
+        isolation: None,
+    };
+    let form = r#"{"status":"executed","output_bytes":0,"cost":0}"#;
+    assert_eq!(serde_json::to_string(&plain).unwrap(), form);
+    let served = Outcome { is_error: true, isolation: Some(Isolation::None), ..plain };
+    let form = format!(r#"{},"is_error":true,"isolation":"none"}}"#, form.trim_end_matches('}'));
+    assert_eq!(serde_json::to_string(&served).unwrap(), form);
+    assert_eq!(serde_json::from_str::<Outcome>(&form).unwrap(), served);
 }

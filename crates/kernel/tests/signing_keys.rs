@@ -209,7 +209,7 @@ fn what_hands_over_wrongly_is_refused() {
     }
 
     let mut named_otherwise = activation(2, 1);
-    named_otherwise.stream.id = id(3).hex();
+    named_otherwise.stream.id = id(3).hex().into();
     assert_eq!(Handover::read(7, &[named_otherwise]), Err(Error::OtherKey(7)));
     assert_eq!(Handover::read(7, &[activation(2, 1), activation(3, 2)]), Err(Error::Twice(7)));
     assert_eq!(Handover::read(7, &[workspace("acc_1")]), Ok(None));

@@ -52,6 +52,9 @@ pub struct Batch {
     pub commands: Vec<Command>,
     /// The versions that streams must have; a batch that was made from older ones is refused.
     pub expect: Vec<(Stream, u64)>,
+    /// A stream whose id was made up for this batch: it is not looked for. Should there be one after
+    /// all, the commit fails.
+    pub fresh: Option<Stream>,
     /// What is kept beside.
     pub side: Vec<SideRow>,
     /// The W3C trace id of the request.
@@ -61,12 +64,13 @@ pub struct Batch {
 impl Batch {
     /// Commands for the state machines of a log.
     pub fn new(log: LogId, commands: Vec<Command>) -> Self {
-        Self { log, commands, expect: Vec::new(), side: Vec::new(), trace_id: None }
+        let (expect, side) = (Vec::new(), Vec::new());
+        Self { log, commands, expect, fresh: None, side, trace_id: None }
     }
 
     /// Side rows alone: no receipt comes of it.
     pub fn side(log: LogId, side: Vec<SideRow>) -> Self {
-        Self { log, commands: Vec::new(), expect: Vec::new(), side, trace_id: None }
+        Self { side, ..Self::new(log, Vec::new()) }
     }
 }
 
@@ -88,7 +92,7 @@ pub struct Committed {
 impl Committed {
     /// The state of `id` after the commit, where the commit was about it.
     pub fn state(&self, kind: Kind, id: &str) -> Option<&State> {
-        let found = self.states.iter().find(|(s, _)| s.kind == kind && s.id == id);
+        let found = self.states.iter().find(|(s, _)| s.kind == kind && *s.id == *id);
         found.map(|(_, state)| state.as_ref())
     }
 }

@@ -41,7 +41,7 @@ fn handovers(store: &dyn Store, log: &LogId) -> Result<Vec<SigningKey>, Error> {
     loop {
         let rows = store.entities(log, Kind::SigningKey, &page)?;
         let Some(last) = rows.last() else { break };
-        page.before = Some(last.stream.id.clone());
+        page.before = Some(last.stream.id.to_string());
         for row in &rows {
             match decode(row)? {
                 State::SigningKey(key) => found.push(key),

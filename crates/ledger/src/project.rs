@@ -15,6 +15,8 @@ use crate::store::EntityRow;
 pub(crate) struct Versioned {
     pub(crate) version: u64,
     pub(crate) state: Option<Arc<State>>,
+    /// Whether the store has a row of it, as old as it may be.
+    pub(crate) stored: bool,
 }
 
 impl Versioned {
@@ -22,7 +24,7 @@ impl Versioned {
     pub(crate) fn of(row: &EntityRow) -> Result<Self, Error> {
         let state = serde_json::from_str(&row.body)
             .map_err(|error| Error::Corrupt(format!("state of {}: {error}", row.stream)))?;
-        Ok(Self { version: row.version, state: Some(Arc::new(state)) })
+        Ok(Self { version: row.version, state: Some(Arc::new(state)), stored: true })
     }
 
     /// Folds the changes that the receipt at `index` makes to this stream, in order.
@@ -39,7 +41,7 @@ impl Versioned {
             version = version.saturating_add(1);
             machine::apply(&mut state, change, &Applied { id, index, time });
         }
-        Self { version, state: state.map(Arc::new) }
+        Self { version, state: state.map(Arc::new), stored: self.stored }
     }
 
     /// The row of this state; none where the stream has none.

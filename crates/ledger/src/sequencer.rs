@@ -52,6 +52,8 @@ struct Log {
     frontier: Frontier,
     edges: Edges,
     notes: Arc<dyn NoteSigner>,
+    /// States that will be asked for again.
+    states: States,
 }
 
 /// A batch that waits for its group's commit.
@@ -68,15 +70,20 @@ struct Chained {
     states: Vec<(Stream, Arc<State>)>,
 }
 
-type Key = (LogId, Stream);
+type States = HashMap<Stream, Versioned>;
 
 /// What a group of batches has built up so far. Dropped whole where the commit fails.
 #[derive(Default)]
 struct Group {
-    tails: HashMap<LogId, Tail>,
-    states: HashMap<Key, Versioned>,
+    logs: HashMap<LogId, Grown>,
     receipts: Vec<(LogId, Unsigned)>,
     side: Vec<SideRow>,
+}
+
+/// What a group makes of one log.
+struct Grown {
+    tail: Tail,
+    states: States,
 }
 
 /// What a sequencer works with.
@@ -95,7 +102,6 @@ pub(crate) struct Sequencer {
     host: String,
     epoch: u64,
     logs: HashMap<LogId, Log>,
-    states: HashMap<Key, Versioned>,
     pool: SignPool,
 }
 
@@ -103,8 +109,7 @@ impl Sequencer {
     pub(crate) fn new(seams: Seams, host: String, epoch: u64) -> Self {
         let Seams { store, keys, beginnings, clock } = seams;
         let pool = SignPool::start();
-        let (logs, states) = (HashMap::new(), HashMap::new());
-        Self { store, keys, beginnings, clock, host, epoch, logs, states, pool }
+        Self { store, keys, beginnings, clock, host, epoch, logs: HashMap::new(), pool }
     }
 
     /// Serves until every sender is gone or another server takes over.
@@ -155,7 +160,6 @@ impl Sequencer {
     fn fail(&mut self, error: &Error, answers: impl Iterator<Item = Answer>) -> bool {
         tracing::error!(%error, "a commit failed");
         self.logs.clear();
-        self.states.clear();
         let fenced = matches!(error, Error::Fenced);
         for answer in answers {
             let error = if fenced { Error::Fenced } else { Error::Store(error.to_string()) };
@@ -167,13 +171,23 @@ impl Sequencer {
     /// Runs a batch's commands and chains its receipt. Nothing of it stays where one is refused.
     fn chain(&mut self, group: &mut Group, batch: Batch) -> Result<Chained, Error> {
         batch.side.iter().try_for_each(SideRow::check_texts)?;
-        let tail = match group.tails.get(&batch.log) {
-            Some(tail) => tail.clone(),
-            None => self.log(&batch.log)?.tail.clone(),
-        };
+        if !group.logs.contains_key(&batch.log) {
+            self.open(&batch.log)?;
+        }
+        let known = self.logs.get(&batch.log).ok_or(Error::Stopped)?;
+        let grown = group.logs.get(&batch.log);
+        let tail = grown.map_or(&known.tail, |grown| &grown.tail);
         let time = (self.clock)().max(tail.time);
+        let find = |stream: &Stream| {
+            let state = grown.and_then(|grown| grown.states.get(stream));
+            match state.or_else(|| known.states.get(stream)) {
+                Some(state) => Ok(state.clone()),
+                None if batch.fresh.as_ref() == Some(stream) => Ok(Versioned::default()),
+                None => self.latest(&batch.log, stream),
+            }
+        };
         for (stream, version) in &batch.expect {
-            if self.state(group, &batch.log, stream)?.version != *version {
+            if find(stream)?.version != *version {
                 return Err(Refusal::Moved.into());
             }
         }
@@ -183,7 +197,7 @@ impl Sequencer {
             check_text(&command.stream.id)?;
             let current = match touched.remove(&command.stream) {
                 Some(current) => current,
-                None => self.state(group, &batch.log, &command.stream)?,
+                None => find(&command.stream)?,
             };
             let stream = command.stream.clone();
             let next = advance(current, command, tail.size, time, &mut transitions)?;
@@ -195,63 +209,67 @@ impl Sequencer {
         let index = (!transitions.is_empty()).then_some(tail.size);
         if index.is_some() {
             let body = Body { trace_id: batch.trace_id, transitions };
-            self.append(group, &batch.log, body, tail, time)?;
+            let (tail, unsigned) = self.append(&batch.log, known, tail, body, time)?;
+            group.receipts.push((batch.log.clone(), unsigned));
+            match group.logs.get_mut(&batch.log) {
+                Some(grown) => grown.tail = tail,
+                None => {
+                    let grown = Grown { tail, states: States::new() };
+                    group.logs.insert(batch.log.clone(), grown);
+                }
+            }
         }
         group.side.extend(batch.side);
         let mut states = Vec::with_capacity(touched.len());
-        for (stream, versioned) in touched {
-            if let Some(state) = &versioned.state {
-                states.push((stream.clone(), state.clone()));
-            }
-            group.states.insert((batch.log.clone(), stream), versioned);
+        for (stream, versioned) in &touched {
+            states.extend(versioned.state.clone().map(|state| (stream.clone(), state)));
+        }
+        if index.is_some()
+            && let Some(grown) = group.logs.get_mut(&batch.log)
+        {
+            grown.states.extend(touched);
         }
         Ok(Chained { index, time, states })
     }
 
-    /// Adds the receipt to the group.
+    /// The receipt that follows `tail`, and the end of the log after it.
     fn append(
-        &mut self,
-        group: &mut Group,
+        &self,
         log: &LogId,
+        known: &Log,
+        tail: &Tail,
         body: Body,
-        tail: Tail,
         time: Timestamp,
-    ) -> Result<(), Error> {
-        let known = self.log(log)?;
+    ) -> Result<(Tail, Unsigned), Error> {
         let position = Position { origin: known.origin.clone(), index: tail.size, prev: tail.prev };
         let statement = Statement::new(log, position, time, body);
         let payload = statement.payload()?;
         let size = tail.size.saturating_add(1);
         let prev = Digest::of(&payload);
         let unsigned = Unsigned { index: tail.size, payload, signer: tail.signer.clone() };
-        let (mut keys, mut signer) = (tail.keys, tail.signer);
+        let (mut keys, mut signer) = (tail.keys.clone(), tail.signer.clone());
         // The old key signs the receipt that brings the new one in.
         if let Some((next, handover)) = log_keys::next(&keys, &statement).map_err(Refusal::from)? {
             signer = self.keys.p256_by_id(log.tenant(), Purpose::Receipt, &handover.key_id)?;
             keys = Arc::new(next);
         }
-        group.tails.insert(log.clone(), Tail { size, prev, time, keys, signer });
-        group.receipts.push((log.clone(), unsigned));
-        Ok(())
+        Ok((Tail { size, prev, time, keys, signer }, unsigned))
     }
 
-    fn state(&self, group: &Group, log: &LogId, stream: &Stream) -> Result<Versioned, Error> {
-        let key = (log.clone(), stream.clone());
-        if let Some(known) = group.states.get(&key).or_else(|| self.states.get(&key)) {
-            return Ok(known.clone());
-        }
+    /// A state as the store has it.
+    fn latest(&self, log: &LogId, stream: &Stream) -> Result<Versioned, Error> {
         let row = self.store.latest(log, stream)?;
         row.map_or_else(|| Ok(Versioned::default()), |row| Versioned::of(&row))
     }
 
-    /// The log, read from the store where it is not in memory.
-    fn log(&mut self, id: &LogId) -> Result<&Log, Error> {
+    /// Reads the log from the store where it is not in memory.
+    fn open(&mut self, id: &LogId) -> Result<(), Error> {
         // A log without a receipt begins with the key that is the tenant's by then.
         if self.logs.get(id).is_none_or(|log| log.tail.size == 0) {
             let log = self.load(id)?;
             self.logs.insert(id.clone(), log);
         }
-        self.logs.get(id).ok_or(Error::Stopped)
+        Ok(())
     }
 
     fn load(&self, id: &LogId) -> Result<Log, Error> {
@@ -268,6 +286,7 @@ impl Sequencer {
             origin,
             tail,
             frontier,
+            states: States::new(),
         })
     }
 
@@ -290,65 +309,64 @@ impl Sequencer {
 
     /// Signs the group's receipts, makes everything durable, and only then moves on in memory.
     fn commit(&mut self, group: Group) -> Result<HashMap<LogId, Arc<str>>, Error> {
-        let Group { tails, states, receipts, side } = group;
+        let Group { logs, receipts, side } = group;
         let mut commit = Commit { epoch: self.epoch, side, ..Commit::default() };
-        let mut grown: HashMap<LogId, (Frontier, Edges)> = HashMap::new();
+        commit.receipts.reserve(receipts.len());
+        let mut trees: HashMap<LogId, (Frontier, Edges)> = HashMap::new();
+        for log in logs.keys() {
+            let known = self.logs.get(log).ok_or(Error::Stopped)?;
+            trees.insert(log.clone(), (known.frontier.clone(), known.edges.clone()));
+        }
         for (log, signed) in self.pool.sign(receipts)? {
             let Signed { index, envelope, leaf } = signed;
-            let known = self.logs.get(&log).ok_or(Error::Stopped)?;
-            let (frontier, edges) = grown
-                .entry(log.clone())
-                .or_insert_with(|| (known.frontier.clone(), known.edges.clone()));
+            let (frontier, edges) = trees.get_mut(&log).ok_or(Error::Stopped)?;
             frontier.push(leaf);
             edges.push(&log, leaf, &mut commit.hashes);
             commit.receipts.push(ReceiptRow { log, index, envelope, leaf });
         }
         let mut checkpoints = HashMap::new();
-        for (log, (frontier, _)) in &grown {
+        for (log, grown) in &logs {
             let known = self.logs.get(log).ok_or(Error::Stopped)?;
-            let tail = tails.get(log).ok_or(Error::Stopped)?;
+            let (frontier, _) = trees.get(log).ok_or(Error::Stopped)?;
             let checkpoint = sign_checkpoint(known, frontier)?;
             checkpoints.insert(log.clone(), Arc::from(checkpoint.as_str()));
-            commit.heads.push(HeadUpdate {
-                log: log.clone(),
-                old_size: known.tail.size,
-                head: Head {
-                    prev: tail.prev,
-                    time: tail.time,
-                    frontier: frontier.clone(),
-                    checkpoint,
-                },
-            });
-        }
-        for ((log, stream), versioned) in &states {
-            commit.entities.extend(versioned.row(log, stream)?);
-        }
-        self.store.commit(&commit)?;
-        for (id, (frontier, edges)) in grown {
-            if let (Some(log), Some(tail)) = (self.logs.get_mut(&id), tails.get(&id)) {
-                (log.tail, log.frontier, log.edges) = (tail.clone(), frontier, edges);
+            let Tail { prev, time, .. } = grown.tail;
+            let head = Head { prev, time, frontier: frontier.clone(), checkpoint };
+            commit.heads.push(HeadUpdate { log: log.clone(), old_size: known.tail.size, head });
+            for (stream, state) in &grown.states {
+                let rows = if state.stored { &mut commit.entities } else { &mut commit.created };
+                rows.extend(state.row(log, stream)?);
             }
         }
-        self.remember(states);
+        self.store.commit(&commit)?;
+        for (id, Grown { tail, states }) in logs {
+            let tree = trees.remove(&id);
+            if let (Some(log), Some((frontier, edges))) = (self.logs.get_mut(&id), tree) {
+                (log.tail, log.frontier, log.edges) = (tail, frontier, edges);
+                log.remember(states);
+            }
+        }
+        if self.logs.values().map(|log| log.states.len()).sum::<usize>() > STATES_MAX {
+            self.logs.values_mut().for_each(|log| log.states.clear());
+        }
         Ok(checkpoints)
     }
+}
 
+impl Log {
     /// Keeps the states that will be asked for again: those that somebody has to look at, and
     /// accounts.
-    fn remember(&mut self, states: HashMap<Key, Versioned>) {
-        for (key, versioned) in states {
+    fn remember(&mut self, states: States) {
+        for (stream, versioned) in states {
             let live = versioned
                 .state
                 .as_deref()
                 .is_some_and(|state| state.due().is_some() || matches!(state, State::Account(_)));
             if live {
-                self.states.insert(key, versioned);
+                self.states.insert(stream, Versioned { stored: true, ..versioned });
             } else {
-                self.states.remove(&key);
+                self.states.remove(&stream);
             }
-        }
-        if self.states.len() > STATES_MAX {
-            self.states.clear();
         }
     }
 }

@@ -14,6 +14,9 @@ pub(crate) const RECEIPT_INSERT: &str =
     "INSERT INTO receipt (tenant, log, idx, envelope, leaf) VALUES ($1, $2, $3, $4, $5)";
 pub(crate) const HASH_INSERT: &str =
     "INSERT INTO tree_hash (tenant, log, level, idx, hash) VALUES ($1, $2, $3, $4, $5)";
+pub(crate) const ENTITY_INSERT: &str = "INSERT INTO entity \
+    (tenant, log, kind, id, version, status, due_at, body) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 pub(crate) const ENTITY_UPSERT: &str = "INSERT INTO entity \
     (tenant, log, kind, id, version, status, due_at, body) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \

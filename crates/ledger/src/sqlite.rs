@@ -21,6 +21,11 @@ use crate::{Error, sql};
 const READERS: usize = 4;
 /// Statements kept compiled on each connection: there are fewer than this.
 const STATEMENTS: usize = 32;
+/// A page holds several receipts and states: fewer pages to write than at half the size, and no
+/// more bytes in a commit of one receipt than the disk takes at once.
+const PAGE_BYTES: i64 = 8_192;
+/// Pages in the write-ahead log, about, before it is folded into the file: 16 MiB.
+const LOG_PAGES: i64 = 2_000;
 /// KiB of pages that a connection keeps: the inner pages of every index. What it writes is rarely
 /// looked at again, and filling fresh memory with it costs more than using the same again.
 const CACHE_KIB: i64 = 8_192;
@@ -38,6 +43,8 @@ impl Sqlite {
     /// migrations make is refused.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut writer = connect(path, OpenFlags::default())?;
+        // Of a new file; one that is there keeps its own.
+        writer.pragma_update(None, "page_size", PAGE_BYTES)?;
         writer.pragma_update(None, "journal_mode", "WAL")?;
         let journal: String = writer.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
         if journal != "wal" {
@@ -45,7 +52,7 @@ impl Sqlite {
             return Err(Error::Store(format!("{} cannot be used in WAL mode", path.display())));
         }
         writer.pragma_update(None, "synchronous", "FULL")?;
-        writer.pragma_update(None, "wal_autocheckpoint", 4000)?;
+        writer.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
         migrate(&mut writer)?;
         let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let readers = (0..READERS)
@@ -179,8 +186,12 @@ fn write_head(tx: &Transaction<'_>, update: &HeadUpdate) -> Result<(), Error> {
     if changed == 1 { Ok(()) } else { Err(Error::Fenced) }
 }
 
-fn write_entity(tx: &Transaction<'_>, row: &EntityRow) -> Result<(), rusqlite::Error> {
-    tx.prepare_cached(sql::ENTITY_UPSERT)?.execute(params![
+fn write_entity(
+    tx: &Transaction<'_>,
+    statement: &str,
+    row: &EntityRow,
+) -> Result<(), rusqlite::Error> {
+    tx.prepare_cached(statement)?.execute(params![
         row.log.tenant(),
         row.log.name(),
         row.stream.kind.as_str(),
@@ -252,8 +263,11 @@ impl Store for Sqlite {
                 row.hash.0
             ])?;
         }
+        for row in &commit.created {
+            write_entity(&tx, sql::ENTITY_INSERT, row)?;
+        }
         for row in &commit.entities {
-            write_entity(&tx, row)?;
+            write_entity(&tx, sql::ENTITY_UPSERT, row)?;
         }
         for side in &commit.side {
             write_side(&tx, side)?;
@@ -428,7 +442,7 @@ impl Store for Sqlite {
         limit: u32,
     ) -> Result<Vec<EntityRow>, Error> {
         let (after_kind, after_id) =
-            after.map_or(("", ""), |stream| (stream.kind.as_str(), stream.id.as_str()));
+            after.map_or(("", ""), |stream| (stream.kind.as_str(), &*stream.id));
         self.read(|c| {
             c.prepare_cached(sql::SCAN)?
                 .query_map(params![log.tenant(), log.name(), after_kind, after_id, limit], |row| {
@@ -448,7 +462,7 @@ impl Store for Sqlite {
         let tx = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         tx.execute(sql::ENTITIES_CLEAR, params![log.tenant(), log.name()])?;
         for row in rows {
-            write_entity(&tx, &row)?;
+            write_entity(&tx, sql::ENTITY_UPSERT, &row)?;
         }
         Ok(tx.commit()?)
     }

@@ -168,6 +168,8 @@ pub struct Commit {
     pub receipts: Vec<ReceiptRow>,
     /// New hashes of their trees.
     pub hashes: Vec<TreeHash>,
+    /// The states of streams that are new: one that is there already fails the commit.
+    pub created: Vec<EntityRow>,
     /// The states that changed.
     pub entities: Vec<EntityRow>,
     /// What is kept beside.
@@ -200,7 +202,7 @@ impl Commit {
     /// Refuses texts that an engine cannot keep.
     pub(crate) fn check_texts(&self) -> Result<(), Error> {
         self.side.iter().try_for_each(SideRow::check_texts)?;
-        for row in &self.entities {
+        for row in self.created.iter().chain(&self.entities) {
             check_text(&row.stream.id)?;
             check_text(&row.body)?;
         }

@@ -63,7 +63,7 @@ impl Told {
                 action::Change::Reconciled { cost, .. } => cost,
                 _ => continue,
             };
-            self.actions.insert(transition.stream.id);
+            self.actions.insert(transition.stream.id.to_string());
             self.spent_micro_usd = self.spent_micro_usd.saturating_add(cost.0);
         }
         Ok(())

@@ -48,7 +48,9 @@ use crate::tools::ToolsApi;
 use crate::upstreams::{self, MakeParts, Upstreams, UpstreamsApi};
 use crate::waiters::Waiters;
 use crate::witnesses::{self, Witnesses};
-use crate::{Config, ConfigError, doubt, grpc, keys, limits, mcp, oauth, oidc, pages, signing_keys};
+use crate::{
+    Config, ConfigError, doubt, grpc, keys, limits, mcp, oauth, oidc, pages, signing_keys,
+};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]

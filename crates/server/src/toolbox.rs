@@ -63,7 +63,8 @@ pub(crate) fn find<'a>(shared: &'a Shared, tenant: &TenantId, id: &ToolId) -> Op
 
 /// Every tool of the tenant, in the order of their ids.
 pub(crate) fn all<'a>(shared: &'a Shared, tenant: &TenantId) -> Vec<Found<'a>> {
-    let served = shared.upstreams.tools(tenant).into_iter().map(Found::Mcp);
+    let (tools, methods) = (shared.upstreams.tools(tenant), shared.upstreams.methods(tenant));
+    let served = tools.into_iter().chain(methods).map(Found::Mcp);
     let mut all: Vec<_> = shared.tools.all().map(Found::Builtin).chain(served).collect();
     all.sort_by(|a, b| a.manifest().id.cmp(&b.manifest().id));
     all

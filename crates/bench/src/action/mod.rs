@@ -1,21 +1,18 @@
 //! A governed action, end to end: HTTP, credential, policy, durable permit, effect, durable
 //! outcome, answer; against `/healthz` of the same server and fdatasync on the same disk.
 
-mod metrics;
-mod server;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::ensure;
 
-use self::metrics::Metrics;
-use self::server::{Server, TOOL};
 use crate::cpu::Cpu;
 use crate::fsync::Probe;
 use crate::load::{self, Until};
+use crate::metrics::Metrics;
 use crate::report::{Cell, Report, Table};
+use crate::server::{self, Server, Setup, TOOL};
 use crate::stats::{self, Times, figure};
 
 const CLIENTS: [usize; 3] = [1, 64, 256];
@@ -40,11 +37,12 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Report> {
     let mut report = Report::new("action");
     let [free, paid] = [tempfile::tempdir_in(dir)?, tempfile::tempdir_in(dir)?];
     let probe = Probe::new(dir)?;
-    let server = Server::start(&program, free.path(), None)?;
+    let server = Server::start(&program, free.path(), &Setup::default())?;
     let costs = flatness(&server)?;
     let found = rounds(&server, &probe, ROUNDS)?;
     drop(server);
-    let server = Server::start(&program, paid.path(), Some(PRICE_MICRO_USD))?;
+    let paying = Setup { price: Some(PRICE_MICRO_USD), ..Setup::default() };
+    let server = Server::start(&program, paid.path(), &paying)?;
     let priced = rounds(&server, &probe, 1)?;
     drop(server);
     tables(&mut report, &found, &priced, &costs);

@@ -1,7 +1,8 @@
 //! Who repeats a held call gets the action that waits, and later its result.
 
-use proto::actions::CancelActionRequest;
+use mcpkit::misbehave::Vice;
 use proto::actions::action::State;
+use proto::actions::{CancelActionRequest, ReleaseActionRequest};
 use proto::identity::DisablePrincipalRequest;
 
 use super::{Desk, noted, said};
@@ -61,7 +62,8 @@ async fn a_no_answers_repeats_and_what_ended_otherwise_is_told_once() {
     assert_eq!(desk.actions().await.len(), 1, "people said no: they are not asked again");
 
     let first = noted(&agent.call("withdrawn").await)["action_id"].clone();
-    let request = CancelActionRequest { action_id: first.as_str().unwrap().to_owned() };
+    let request =
+        CancelActionRequest { action_id: first.as_str().unwrap().to_owned(), ..Default::default() };
     desk.server.owner.cancel_action(&request, None).await.unwrap();
     let told = agent.call("withdrawn").await;
     assert!(said(&told, true).contains("canceled"), "{told}");
@@ -93,13 +95,20 @@ async fn policy_is_asked_again_before_it_runs_and_not_for_a_repeat() {
     assert_eq!(said(&agent.call("else").await, false), "victim did it");
 
     // Made stricter meanwhile: the approval does not help.
-    let deny = r#"decisions contains {"effect": "DENY", "rule": "R-NO", "reason": "no"} if true"#;
-    desk.server.publish(&rego(deny)).await;
+    let rules = format!(
+        "decisions contains {{\"effect\": \"DENY\", \"rule\": \"R-NO\", \"reason\": \"no\"}} \
+         if input.phase == \"execute\"\n\
+         decisions contains {{\"effect\": \"REQUIRE_APPROVAL\", \"rule\": \"R-ONE\", \
+         \"reason\": \"one\", \"obligations\": {ONE}}} if true"
+    );
+    desk.server.publish(&rego(&rules)).await;
     desk.approve(&action).await;
     desk.reaches(&action, State::Denied).await;
     let told = agent.call("now").await;
     assert!(said(&told, true).contains("R-NO"), "{told}");
     assert_eq!(desk.calls(), 1, "only what policy allowed has run");
+    let anew = agent.call("now").await;
+    assert_ne!(noted(&anew)["action_id"], action.action_id, "people may be asked again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,6 +146,22 @@ async fn another_definition_is_not_what_was_approved() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_knows_is_never_repeated() {
+    let desk = Desk::before(Vice::Crash, &held_by(ONE), "").await;
+    let agent = desk.agent().await;
+    agent.call("lost").await;
+    let action = desk.only().await;
+    desk.approve(&action).await;
+    desk.reaches(&action, State::Unknown).await;
+    for _ in 0..2 {
+        let unknown = agent.call("lost").await;
+        said(&unknown, true);
+        assert_eq!(noted(&unknown)["action_id"], action.action_id, "{unknown}");
+    }
+    assert_eq!((desk.calls(), desk.actions().await.len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn quarantine_is_held_until_it_is_released() {
     let desk = Desk::under(&one_rule("QUARANTINE", "{}"), "").await;
     let agent = desk.agent().await;
@@ -145,7 +170,8 @@ async fn quarantine_is_held_until_it_is_released() {
     let action = desk.only().await;
     assert_eq!(noted(&agent.call("odd").await)["action_id"], action.action_id);
     desk.server.publish(&allow_all()).await;
-    let request = proto::actions::ReleaseActionRequest { action_id: action.action_id.clone() };
+    let request =
+        ReleaseActionRequest { action_id: action.action_id.clone(), ..Default::default() };
     desk.server.owner.release_action(&request, None).await.unwrap();
     desk.reaches(&action, State::Executed).await;
     assert_eq!(said(&agent.call("odd").await, false), "victim did it");

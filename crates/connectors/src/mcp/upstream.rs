@@ -212,7 +212,13 @@ impl Upstream {
         }
     }
 
-    /// Ends all its connections.
+    /// Whether there is any connection to it.
+    pub fn is_connected(&self) -> bool {
+        let lanes = || lock(&self.0.lanes).values().any(|slot| slot.current().is_some());
+        self.0.shared.current().is_some() || lanes()
+    }
+
+    /// Ends all its connections; the next call makes another.
     pub async fn close(&self) {
         let slots: Vec<_> = lock(&self.0.lanes).drain().map(|(_, slot)| slot).collect();
         for slot in slots {

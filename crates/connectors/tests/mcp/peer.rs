@@ -60,7 +60,11 @@ pub(crate) struct Answer {
 pub(crate) enum Piece {
     Whole(String),
     /// Pieces with a pause before each but the first; then the end, or never one.
-    Stream { pieces: Vec<String>, pause: Duration, endless: bool },
+    Stream {
+        pieces: Vec<String>,
+        pause: Duration,
+        endless: bool,
+    },
 }
 
 impl Answer {

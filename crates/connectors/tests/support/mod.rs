@@ -33,8 +33,8 @@ pub(crate) fn permit(plan_digest: Digest) -> Permit {
         timeout_ms: 1_000,
     };
     let asked = action::Input::Request {
-        request: Box::new(request),
-        decision: Box::new(Decision::combine(vec![rule], policy, Digest::of(b"input"))),
+        request: request.into(),
+        decision: Decision::combine(vec![rule], policy, Digest::of(b"input")).into(),
         principal_revision: 1,
         approval: None,
     };

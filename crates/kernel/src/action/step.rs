@@ -7,7 +7,7 @@ use crate::ids::ApprovalId;
 use crate::limits;
 use crate::machine::Refusal;
 use crate::permit::Permit;
-use crate::values::{MicroUsd, Timestamp};
+use crate::values::{MicroUsd, Shared, Timestamp};
 
 /// The changes that `input` makes to `action`, or why it makes none.
 pub fn step(action: Option<&Action>, input: Input, now: Timestamp) -> Result<Vec<Change>, Refusal> {
@@ -97,7 +97,7 @@ fn begin(input: Input) -> Result<Vec<Change>, Refusal> {
 /// The change that a decision makes. `satisfied`: the approval at hand meets what is demanded.
 fn decide(
     phase: Phase,
-    decision: Box<Decision>,
+    decision: Shared<Decision>,
     principal_revision: u64,
     satisfied: bool,
     approval: Option<ApprovalId>,

@@ -203,7 +203,7 @@ impl Onlooker {
                     _ => None,
                 });
                 let until = world.now.plus_micros(limits::RESULT_TTL_MICROS);
-                self.keys.insert(*key, (*body, made.unwrap(), until));
+                self.keys.insert(*key, (*body, made.unwrap().to_string(), until));
             }
             (None, Err(refusal)) => {
                 assert!(!matches!(refusal, Refusal::Duplicate { .. } | Refusal::KeyReused));

@@ -11,7 +11,7 @@ use kernel::ids::{ActionId, ApprovalId};
 use kernel::machine::{Command, Input, Kind, Refusal};
 use kernel::plan::{self, Revisions, Submission};
 use kernel::principal::{PrincipalKind, Role};
-use kernel::values::{Digest, MicroUsd};
+use kernel::values::{Digest, MicroUsd, Shared};
 use kernel::{account, action, reservation};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -271,7 +271,7 @@ impl World {
                 let action = self.pick(which, *stale)?;
                 let granted = action.approval.as_ref().map(|id| self.approval(id));
                 let decided = self.revisions.policy - u64::from(*old_revision);
-                let decision = Box::new(says.decision(decided));
+                let decision = says.decision(decided).into();
                 plan::execute(&action, granted, decision, self.new_approval(), self.revisions, now)
             }
             Op::Start { which, epoch } => vec![self.bare_start(&self.pick(which, false)?, *epoch)],
@@ -299,7 +299,7 @@ impl World {
             Op::Deny { which, stale } => plan::deny(&self.pick(which, *stale)?, failure()),
             Op::Release { which, stale, says } => {
                 let action = self.pick(which, *stale)?;
-                let decision = Box::new(says.decision(self.revisions.policy));
+                let decision = says.decision(self.revisions.policy).into();
                 plan::release(&action, decision, self.new_approval(), self.revisions, now)
             }
             Op::Fund { account, amount } => {
@@ -343,7 +343,7 @@ impl World {
 
     fn submit(&self, ask: &Ask) -> Vec<Command> {
         let id = ActionId::new(format!("act-{}", self.receipts.len())).unwrap();
-        let request = Box::new(action::Request {
+        let request = Shared::new(action::Request {
             estimate: MicroUsd(ask.estimate),
             account: ask.account.map(|which| world::account(ACCOUNTS[which])),
             idempotent: ask.idempotent,
@@ -357,7 +357,7 @@ impl World {
         let submission = Submission {
             id,
             request,
-            decision: Box::new(ask.says.decision(self.revisions.policy)),
+            decision: ask.says.decision(self.revisions.policy).into(),
             approval: self.new_approval(),
             reserve,
             revisions: self.revisions,

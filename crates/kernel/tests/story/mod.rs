@@ -1,5 +1,7 @@
 //! Three logs in which every type of transition happens.
 
+mod mcp;
+
 use std::collections::BTreeSet;
 
 use kernel::account::{Change as Account, Purpose};
@@ -22,11 +24,11 @@ use kernel::reservation;
 use kernel::risk::Risk;
 use kernel::session::{Change as Session, Open};
 use kernel::signing_key::{self, Algorithm};
-use kernel::values::{Digest, MicroUsd, Timestamp};
-use kernel::{factor, secret, signer};
+use kernel::values::{Digest, MicroUsd, Shared, Timestamp};
+use kernel::{factor, signer};
 
 /// The type of every transition.
-pub(crate) const TYPES: [&str; 56] = [
+pub(crate) const TYPES: [&str; 65] = [
     "action.requested",
     "action.decided",
     "action.approved",
@@ -83,6 +85,15 @@ pub(crate) const TYPES: [&str; 56] = [
     "secret.put",
     "secret.rotated",
     "secret.removed",
+    "upstream.added",
+    "upstream.changed",
+    "upstream.pinned",
+    "upstream.removed",
+    "upstream_tool.pinned",
+    "upstream_tool.changed",
+    "upstream_tool.returned",
+    "upstream_tool.released",
+    "upstream_tool.gone",
 ];
 
 /// The time that is `second` seconds after the first receipt.
@@ -180,8 +191,8 @@ fn actors() -> ActorChain {
     ActorChain::try_from(vec![user, agent]).unwrap()
 }
 
-fn request() -> Box<Request> {
-    Box::new(Request {
+fn request() -> Shared<Request> {
+    Shared::new(Request {
         tool: ToolId::new("servicenow.update_incident").unwrap(),
         tool_digest: Digest::of(b"tool"),
         routed_from: Some(ToolId::new("servicenow.close_incident").unwrap()),
@@ -198,9 +209,14 @@ fn request() -> Box<Request> {
 }
 
 /// A request of little ado.
-fn plain() -> Box<Request> {
+fn plain() -> Shared<Request> {
     let estimate = MicroUsd::ZERO;
-    Box::new(Request { routed_from: None, account: None, estimate, ..*request() })
+    Shared::new(Request {
+        routed_from: None,
+        account: None,
+        estimate,
+        ..Request::clone(&request())
+    })
 }
 
 fn demand() -> ApprovalDemand {
@@ -223,9 +239,9 @@ fn staged() -> ApprovalDemand {
     ApprovalDemand { stages, mode, expires_s: 3_600, valid_s: Some(600), signed: true }
 }
 
-fn decision(effect: Effect) -> Box<Decision> {
+fn decision(effect: Effect) -> Shared<Decision> {
     let gated = effect == Effect::RequireApproval;
-    Box::new(Decision {
+    Shared::new(Decision {
         effect,
         rules: vec!["R-PROD-WRITE".to_owned()],
         reasons: vec!["prod_write".to_owned()],
@@ -588,17 +604,6 @@ fn factors_and_signers() -> Vec<Vec<Told>> {
         signer(signer::Change::Removed { key_id: Digest::of(b"spki") }),
     ]
     .into_iter()
-    .chain(secrets())
+    .chain(mcp::commits())
     .collect()
-}
-
-/// A secret that is put, rotated and removed: who and when, nothing of what.
-fn secrets() -> Vec<Vec<Told>> {
-    let by = || principal("u_2");
-    let secret = |change| vec![(Kind::Secret, "github", Change::Secret(change))];
-    vec![
-        secret(secret::Change::Put { version: 1, by: by() }),
-        secret(secret::Change::Rotated { version: 2, by: by() }),
-        secret(secret::Change::Removed { by: by() }),
-    ]
 }

@@ -23,7 +23,11 @@ const RECEIPTS_INSERT: &str = "INSERT INTO receipt (tenant, log, idx, envelope, 
     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[])";
 const HASHES_INSERT: &str = "INSERT INTO tree_hash (tenant, log, level, idx, hash) \
     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bytea[])";
-pub(super) const ENTITIES_UPSERT: &str = "INSERT INTO entity \
+const ENTITIES_INSERT: &str = "INSERT INTO entity \
+    (tenant, log, kind, id, version, status, due_at, body) \
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], \
+    $6::text[], $7::bigint[], $8::text[])";
+const ENTITIES_UPSERT: &str = "INSERT INTO entity \
     (tenant, log, kind, id, version, status, due_at, body) \
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], \
     $6::text[], $7::bigint[], $8::text[]) \
@@ -94,36 +98,52 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Makes `commit` durable. Nothing is sent before the transaction has begun and its epoch holds.
+/// Makes `commit` durable in two trips: the transaction with all that it writes, and its end. It
+/// ends well only where its epoch held and every log was where it should be.
 pub(super) async fn commit(connection: &Connection, commit: &Commit) -> Result<(), Trouble> {
-    connection.client.batch_execute("BEGIN").await?;
-    let epoch: Option<i64> =
-        connection.query(FENCE, &[]).await?.first().map(|row| row.try_get(0)).transpose()?;
-    if epoch != Some(big(commit.epoch)) {
-        return Err(Error::Fenced.into());
-    }
     let side = Side::of(&commit.side);
     let (new, grown): (Vec<_>, Vec<_>) = commit.heads.iter().partition(|head| head.old_size == 0);
     let (inserting, updating) = (frontiers(&new)?, frontiers(&grown)?);
     // Pipelined: one trip for all of them. One that fails fails the transaction.
-    let written = tokio::join!(
+    let (
+        begun,
+        epoch,
+        inserted,
+        updated,
+        receipts,
+        hashes,
+        created,
+        entities,
+        content,
+        dropped,
+        keys,
+        blobs,
+    ) = tokio::join!(
         biased;
+        connection.client.batch_execute("BEGIN"),
+        connection.query(FENCE, &[]),
         heads(connection, &new, &inserting),
         heads_moved(connection, &grown, &updating),
         receipts(connection, commit),
         hashes(connection, commit),
+        created(connection, &commit.created),
         entities(connection, &commit.entities),
         content(connection, &side),
         dropped(connection, &side),
         keys(connection, &side),
         blobs(connection, &side),
     );
-    let (inserted, updated) = (written.0.map_err(clash)?, written.1.map_err(clash)?);
+    begun?;
+    let epoch: Option<i64> = epoch?.first().map(|row| row.try_get(0)).transpose()?;
+    if epoch != Some(big(commit.epoch)) {
+        return Err(Error::Fenced.into());
+    }
+    let (inserted, updated) = (inserted.map_err(clash)?, updated.map_err(clash)?);
     let expected = |rows: &[&HeadUpdate]| u64::try_from(rows.len()).unwrap_or(u64::MAX);
     if inserted != expected(&new) || updated != expected(&grown) {
         return Err(Error::Fenced.into());
     }
-    for rest in [written.2, written.3, written.4, written.5, written.6, written.7, written.8] {
+    for rest in [receipts, hashes, created, entities, content, dropped, keys, blobs] {
         rest.map_err(clash)?;
     }
     connection.end().await
@@ -187,18 +207,26 @@ async fn hashes(c: &Connection, commit: &Commit) -> Written {
     c.execute(HASHES_INSERT, &[&tenant, &log, &level, &index, &hash]).await
 }
 
+/// Writes the states of new streams.
+async fn created(c: &Connection, rows: &[EntityRow]) -> Written {
+    states(c, ENTITIES_INSERT, &rows.iter().collect::<Vec<_>>()).await
+}
+
 /// Writes states. One that is given more than once ends as it is given last.
 pub(super) async fn entities(c: &Connection, rows: &[EntityRow]) -> Written {
+    let last: HashMap<_, _> = rows.iter().map(|row| ((&row.log, &row.stream), row)).collect();
+    states(c, ENTITIES_UPSERT, &last.into_values().collect::<Vec<_>>()).await
+}
+
+async fn states(c: &Connection, statement: &'static str, rows: &[&EntityRow]) -> Written {
     if rows.is_empty() {
         return Ok(0);
     }
-    let last: HashMap<_, _> = rows.iter().map(|row| ((&row.log, &row.stream), row)).collect();
-    let rows: Vec<&EntityRow> = last.into_values().collect();
     let (tenant, log, kind, id, version, status, due_at, body) = columns!(rows, row =>
-        row.log.tenant(), row.log.name(), row.stream.kind.as_str(), row.stream.id.as_str(),
+        row.log.tenant(), row.log.name(), row.stream.kind.as_str(), &*row.stream.id,
         big(row.version), row.status.as_str(), row.due_at.map(|at| at.0), row.body.as_str());
     let params: Params<'_> = &[&tenant, &log, &kind, &id, &version, &status, &due_at, &body];
-    c.execute(ENTITIES_UPSERT, params).await
+    c.execute(statement, params).await
 }
 
 async fn content(c: &Connection, side: &Side<'_>) -> Written {

@@ -282,8 +282,7 @@ impl Store for Postgres {
     fn entity(&self, log: &LogId, stream: &Stream) -> Result<Option<EntityRow>, Error> {
         let (tenant, name, kind) = (log.tenant(), log.name(), stream.kind.as_str());
         let decode = |row: &Row| rows::entity(log, stream.clone(), row, 0);
-        self.read(tenant, sql::ENTITY, &[&tenant, &name, &kind, &stream.id.as_str()], decode)
-            .map(first)
+        self.read(tenant, sql::ENTITY, &[&tenant, &name, &kind, &&*stream.id], decode).map(first)
     }
 
     fn entities(&self, log: &LogId, kind: Kind, page: &Page) -> Result<Vec<EntityRow>, Error> {
@@ -291,7 +290,7 @@ impl Store for Postgres {
         let status = page.status.as_deref().unwrap_or("");
         let limit = i64::from(page.limit);
         let decode = |row: &Row| {
-            let stream = Stream { kind, id: rows::get(row, 0)? };
+            let stream = Stream { kind, id: rows::get::<String>(row, 0)?.into() };
             rows::entity(log, stream, row, 1)
         };
         match &page.before {
@@ -309,7 +308,8 @@ impl Store for Postgres {
     /// Across tenants.
     fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<(LogId, Stream)>, Error> {
         self.read_wide(sql::DUE, &[&now.0, &i64::from(limit)], |row| {
-            let stream = Stream { kind: rows::kind(row, 2)?, id: rows::get(row, 3)? };
+            let stream =
+                Stream { kind: rows::kind(row, 2)?, id: rows::get::<String>(row, 3)?.into() };
             Ok((rows::log_id(row, 0)?, stream))
         })
     }
@@ -376,11 +376,11 @@ impl Store for Postgres {
         limit: u32,
     ) -> Result<Vec<EntityRow>, Error> {
         let (tenant, name) = (log.tenant(), log.name());
-        let (kind, id) =
-            after.map_or(("", ""), |stream| (stream.kind.as_str(), stream.id.as_str()));
+        let (kind, id) = after.map_or(("", ""), |stream| (stream.kind.as_str(), &*stream.id));
         let params: Params<'_> = &[&tenant, &name, &kind, &id, &i64::from(limit)];
         self.read(tenant, sql::SCAN, params, |row| {
-            let stream = Stream { kind: rows::kind(row, 0)?, id: rows::get(row, 1)? };
+            let stream =
+                Stream { kind: rows::kind(row, 0)?, id: rows::get::<String>(row, 1)?.into() };
             rows::entity(log, stream, row, 2)
         })
     }

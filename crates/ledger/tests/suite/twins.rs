@@ -82,8 +82,8 @@ fn paged(store: &dyn Store, log: &LogId) -> Vec<String> {
     loop {
         let rows = store.entities(log, Kind::Action, &page).unwrap();
         let Some(last) = rows.last() else { return ids };
-        page.before = Some(last.stream.id.clone());
-        ids.extend(rows.into_iter().map(|row| row.stream.id));
+        page.before = Some(last.stream.id.to_string());
+        ids.extend(rows.into_iter().map(|row| row.stream.id.to_string()));
     }
 }
 

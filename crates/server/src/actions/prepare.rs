@@ -15,7 +15,7 @@ use kernel::machine::{Kind, State};
 use kernel::principal::{ActorChain, permitted};
 use kernel::risk::Risk;
 use kernel::tool::CallFacts;
-use kernel::values::{Digest, MicroUsd};
+use kernel::values::{self, Digest, MicroUsd};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Refused, Result};
@@ -113,7 +113,7 @@ pub(crate) struct Prepared {
     pub(crate) document: Document,
     pub(crate) digests: Digests,
     pub(crate) facts: CallFacts,
-    pub(crate) request: Request,
+    pub(crate) request: values::Shared<Request>,
     pub(crate) through: Option<Arc<Through>>,
 }
 
@@ -182,7 +182,7 @@ pub(crate) fn prepare(
         timeout_ms: tool.timeout_ms(),
     };
     let through = asked.through.clone();
-    Ok(Prepared { document, digests, facts, request, through })
+    Ok(Prepared { document, digests, facts, request: request.into(), through })
 }
 
 /// Asks policy about a plan.

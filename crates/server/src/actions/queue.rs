@@ -138,7 +138,7 @@ pub(crate) async fn recover(shared: &Shared) -> Result<()> {
         loop {
             let rows = shared.ledger.store().entities(&log, Kind::Action, &page)?;
             let Some(last) = rows.last() else { break };
-            page.before = Some(last.stream.id.clone());
+            page.before = Some(last.stream.id.to_string());
             for row in &rows {
                 let state = shared.ledger.read(&log, Kind::Action, &row.stream.id)?;
                 if let Some(State::Action(action)) = state {

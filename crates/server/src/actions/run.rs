@@ -156,7 +156,9 @@ async fn finish(
         && action.request.idempotent
         && outcome.status == Status::Failed
         && outcome.failure.as_ref().is_some_and(|failure| failure.category.retryable());
-    if !retries {
+    // What was permitted as it was asked for and is never repeated has no document.
+    let kept = action.request.idempotent || action.receipts.len() > 1;
+    if kept && !retries {
         side.push(drop_document(log, &action.id));
     }
     let commands = plan::finish(action, permit.attempt(), outcome, retry_at);
@@ -255,8 +257,7 @@ pub(crate) async fn resume(shared: &Arc<Shared>, log: &LogId, action: &Action) -
     let now = shared.now();
     let reopen = new_approval_id()?;
     let side = left_over(log, action, &decision, Phase::Execute);
-    let commands =
-        plan::execute(action, granted.as_ref(), Box::new(decision), reopen, revisions, now);
+    let commands = plan::execute(action, granted.as_ref(), decision.into(), reopen, revisions, now);
     let batch = Batch { side, ..Batch::new(log.clone(), commands) };
     let committed = match shared.ledger.commit(batch).await {
         Err(ledger::Error::Refused(refusal)) if refusal.code().1 == Category::Budget => {
@@ -364,7 +365,7 @@ pub(crate) async fn release(shared: &Shared, caller: &Caller, action: &Action) -
     let approval = new_approval_id()?;
     let revisions = revisions(shared, &requester)?;
     let side = left_over(&log, action, &decision, Phase::Submit);
-    let commands = plan::release(action, Box::new(decision), approval, revisions, shared.now());
+    let commands = plan::release(action, decision.into(), approval, revisions, shared.now());
     let batch = Batch { side, trace_id: caller.trace_id.clone(), ..Batch::new(log, commands) };
     end(shared, action, batch).await
 }

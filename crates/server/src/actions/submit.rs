@@ -7,7 +7,7 @@ use kernel::action::{Action, FailureCode};
 use kernel::decision::{Decision, DecisionPoint, Effect, NoAnswer, Phase};
 use kernel::failure::Category;
 use kernel::ids::ActionId;
-use kernel::machine::{Kind, Refusal, State};
+use kernel::machine::{Kind, Refusal, State, Stream};
 use kernel::plan::{self, Revisions, Submission};
 use kernel::values::{Digest, MicroUsd};
 use ledger::Batch;
@@ -108,10 +108,14 @@ async fn commit(
     body: Digest,
 ) -> Result<Submitted> {
     let submission = submission(shared, caller, id, &prepared, &decision, body)?;
-    let waits = plan::gated(decision.effect)
-        || matches!(decision.effect, Effect::Allow | Effect::Quarantine);
-    // What ends here needs no document any more.
-    let side = if waits { document_row(shared, caller, id, &prepared).await? } else { Vec::new() };
+    // What ends here needs no document any more, nor does what runs now and is never repeated.
+    let waits = plan::gated(decision.effect) || decision.effect == Effect::Quarantine;
+    let repeats = decision.effect == Effect::Allow && prepared.request.idempotent;
+    let side = if waits || repeats {
+        document_row(shared, caller, id, &prepared).await?
+    } else {
+        Vec::new()
+    };
     let now = shared.now();
     // What costs something may find its budget empty: then it is refused with a receipt.
     let priced = (prepared.request.estimate > MicroUsd::ZERO).then(|| submission.clone());
@@ -120,7 +124,8 @@ async fn commit(
         Some(code) => plan::submit_refused(submission, budget(code)),
     };
     let started = Instant::now();
-    let batch = Batch { side, trace_id: caller.trace_id.clone(), ..batch_of(caller, commands) };
+    let fresh = Some(Stream::new(Kind::Action, id.as_str()));
+    let batch = Batch { fresh, side, ..batch_of(caller, commands) };
     let committed = match shared.ledger.commit(batch).await {
         Err(ledger::Error::Refused(Refusal::Duplicate { target })) => {
             let target = ActionId::new(target).map_err(Refused::internal)?;
@@ -155,7 +160,7 @@ async fn commit(
 }
 
 fn batch_of(caller: &Caller, commands: Vec<kernel::machine::Command>) -> Batch {
-    Batch::new(caller.log(), commands)
+    Batch { trace_id: caller.trace_id.clone(), ..Batch::new(caller.log(), commands) }
 }
 
 fn budget(code: &str) -> FailureCode {
@@ -174,8 +179,8 @@ fn submission(
     let reserve = || caller.reserve("actions", body, id.as_str(), shared.now());
     Ok(Submission {
         id: id.clone(),
-        request: Box::new(prepared.request.clone()),
-        decision: Box::new(decision.clone()),
+        request: prepared.request.clone(),
+        decision: decision.clone().into(),
         approval: new_approval_id()?,
         reserve: held.or_else(reserve),
         revisions: revisions(shared, caller)?,

@@ -13,8 +13,8 @@ use kernel::json::RawJson;
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 
-use super::limits;
 use super::governed::{Answered, Declared, Outcome};
+use super::limits;
 use super::lists::Lister;
 use super::revision::Era;
 use super::rpc::{self, Asked, Id};

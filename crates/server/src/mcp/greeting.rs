@@ -2,10 +2,10 @@
 
 use super::limits;
 use super::lists::Lister;
+use super::modern;
 use super::raw;
 use super::revision::SUPPORTED;
 use super::surface::Visit;
-use super::modern;
 
 /// What every client may use. Which upstreams there are changes while a client is here, so this
 /// does not depend on them: a list may be empty.
@@ -14,8 +14,7 @@ const FEATURES: &str = concat!(
     r#""resources":{"subscribe":true,"listChanged":true},"#,
     r#""prompts":{"listChanged":true},"completions":{},"logging":{}"#,
 );
-const LEGACY_TASKS: &str =
-    r#""tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}"#;
+const LEGACY_TASKS: &str = r#""tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}"#;
 const TASKS: &str = r#""extensions":{"io.modelcontextprotocol/tasks":{}}"#;
 /// For how long a client may keep what the gateway says of itself, in milliseconds.
 const TTL_MS: u64 = 60_000;
@@ -53,9 +52,7 @@ async fn instructions(visit: &Visit) -> String {
         .into_iter()
         .filter_map(|upstream| Some((upstream.name.clone(), upstream.instructions()?)))
         .filter(|(name, _)| lister.sees_any_of(name))
-        .map(|(name, text)| {
-            (name, text.chars().take(limits::INSTRUCTIONS_CHARS_MAX).collect())
-        })
+        .map(|(name, text)| (name, text.chars().take(limits::INSTRUCTIONS_CHARS_MAX).collect()))
         .collect();
     let text = match told.as_slice() {
         [] => return String::new(),

@@ -50,7 +50,8 @@ impl Doors {
     ) -> Self {
         let mut doors = Self::default();
         for url in std::iter::once(url).chain(public_url) {
-            if let Some(authority) = url.parse::<Uri>().ok().and_then(|uri| uri.into_parts().authority)
+            if let Some(authority) =
+                url.parse::<Uri>().ok().and_then(|uri| uri.into_parts().authority)
             {
                 doors.hosts.insert(authority.as_str().to_ascii_lowercase());
                 doors.origins.insert(url.to_ascii_lowercase());
@@ -294,7 +295,8 @@ mod tests {
         ] {
             check(&local, host, Some(origin), true);
         }
-        for origin in ["http://evil.example.com", "null", "http://localhost.evil.com", "localhost"] {
+        for origin in ["http://evil.example.com", "null", "http://localhost.evil.com", "localhost"]
+        {
             check(&local, host, Some(origin), false);
         }
         let public = Doors::new("http://0.0.0.0:8480", None, &[], &[]);

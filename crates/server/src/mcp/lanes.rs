@@ -10,8 +10,8 @@ use kernel::values::Digest;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 
-use super::limits;
 use super::back::can_be_asked;
+use super::limits;
 use super::sessions::Owner;
 use crate::upstreams::Registered;
 

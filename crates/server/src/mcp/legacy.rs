@@ -8,10 +8,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use kernel::failure::Failure;
 use serde_json::value::RawValue;
 
-use super::limits;
 use super::act::{self, Act, Running};
 use super::back::InSession;
 use super::governed::{self, Ask, Live};
+use super::limits;
 use super::lists::{self, Kind, Lister};
 use super::revision::{Era, negotiated};
 use super::rpc::{self, Asked, Id, Meta};
@@ -148,8 +148,7 @@ async fn initialize(visit: &Visit, headers: &HeaderMap, id: &Id, asked: &Asked<'
         capabilities: object(params.capabilities, "capabilities")?,
     };
     let opened = visit.surface.sessions.open(&visit.caller, &visit.standing, intro);
-    let (session, gone) =
-        opened.map_err(|refused| super::surface::failed(id, &refused.0))?;
+    let (session, gone) = opened.map_err(|refused| super::surface::failed(id, &refused.0))?;
     for other in gone {
         ended(&visit.surface, &other).await;
     }

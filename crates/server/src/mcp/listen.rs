@@ -80,9 +80,8 @@ impl Listener {
     fn end(&self) {
         let server = greeting::server_info();
         let id = self.id.as_json();
-        let meta = format!(
-            r#"{{"{SUBSCRIPTION}":{id},"io.modelcontextprotocol/serverInfo":{server}}}"#
-        );
+        let meta =
+            format!(r#"{{"{SUBSCRIPTION}":{id},"io.modelcontextprotocol/serverInfo":{server}}}"#);
         let result = format!(r#"{{"resultType":"complete","_meta":{meta}}}"#);
         self.log.push(&rpc::result(&self.id, &result));
         self.log.end();
@@ -146,11 +145,7 @@ impl Drop for Leave {
 }
 
 /// Opens a stream.
-pub(super) async fn open(
-    visit: Visit,
-    id: Id,
-    asked: &Asked<'_>,
-) -> Result<Response, Response> {
+pub(super) async fn open(visit: Visit, id: Id, asked: &Asked<'_>) -> Result<Response, Response> {
     let bad = |message: String| {
         let error = RpcError::new(rpc::INVALID_PARAMS, message);
         errors::refused(StatusCode::BAD_REQUEST, Some(&id), &error)

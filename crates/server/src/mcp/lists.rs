@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use connectors::mcp::{Definition, RpcError};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use connectors::mcp::{Definition, RpcError};
 use kernel::failure::Failure;
 use kernel::ids::ToolId;
 use kernel::json::RawJson;
@@ -252,9 +252,10 @@ impl Lister<'_> {
         if let Some(upstream) = offers(&patterns, |known| templates::matches(known, uri)) {
             return Some(upstream);
         }
-        let any = resources.iter().chain(&patterns).filter(|(_, given)| {
-            given.as_ref().is_ok_and(|given| !given.is_empty())
-        });
+        let any = resources
+            .iter()
+            .chain(&patterns)
+            .filter(|(_, given)| given.as_ref().is_ok_and(|given| !given.is_empty()));
         let mut any: Vec<&Arc<Registered>> = any.map(|(upstream, _)| upstream).collect();
         any.dedup_by(|a, b| Arc::ptr_eq(a, b));
         match any.as_slice() {
@@ -327,11 +328,7 @@ fn execution(era: Era, definition: String) -> String {
 }
 
 /// A page of a list: its members, without braces, and whether it is the first.
-pub(super) fn page(
-    kind: Kind,
-    items: &[Item],
-    cursor: Option<&str>,
-) -> Result<String, RpcError> {
+pub(super) fn page(kind: Kind, items: &[Item], cursor: Option<&str>) -> Result<String, RpcError> {
     let start = match cursor {
         None => 0,
         Some(cursor) => after(items, cursor).ok_or_else(|| {

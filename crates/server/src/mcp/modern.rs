@@ -10,11 +10,11 @@ use kernel::json::RawJson;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
-use super::limits;
 use super::act::{self, Act, Running};
 use super::back::{Attendance, InRequest, Outgoing};
 use super::governed::{self, Ask, Live, Outcome};
 use super::headers;
+use super::limits;
 use super::lists::{self, Kind, Lister};
 use super::parked::Waiting;
 use super::revision::{Era, MODERN, SUPPORTED, VERSION};
@@ -170,7 +170,8 @@ async fn act(
 ) -> Reply {
     let lister = Lister { shared: visit.shared(), caller: &visit.caller, view: &visit.view };
     let found = target::find(&lister, Era::Modern, asked).await;
-    let target = found.map_err(|error| errors::refused(errors::status(&error), Some(&id), &error))?;
+    let target =
+        found.map_err(|error| errors::refused(errors::status(&error), Some(&id), &error))?;
     if let Some(definition) = &target.tool.definition {
         headers::repeat_arguments(headers, definition.as_str(), asked.params.arguments).map_err(
             |reason| {
@@ -191,9 +192,9 @@ async fn act(
     let params = &asked.params;
     let retried = params.request_state.is_some() || params.input_responses.is_some();
     let act = Act { visit, era: Era::Modern, id, target, declared, retried };
-    let begun = begin(&act, asked, meta, &wants, attendance).await.map_err(|Refused(failure)| {
-        surface::failed(&act.id, &failure)
-    })?;
+    let begun = begin(&act, asked, meta, &wants, attendance)
+        .await
+        .map_err(|Refused(failure)| surface::failed(&act.id, &failure))?;
     let (running, back, cancel) = begun;
     Round { act, running, back, out, cancel, _place: place }.attend().await
 }
@@ -257,9 +258,8 @@ fn resume(act: &Act, action: kernel::ids::ActionId) -> Begun {
     let (shared, caller) = (act.visit.shared().clone(), act.visit.caller.clone());
     let cancel = CancellationToken::new();
     let heeded = cancel.clone();
-    let running = Running::new(async move {
-        governed::resume(&shared, &caller, &action, &heeded).await
-    });
+    let running =
+        Running::new(async move { governed::resume(&shared, &caller, &action, &heeded).await });
     (running, None, cancel)
 }
 

@@ -8,9 +8,9 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::limits;
 use super::act::Running;
 use super::back::InRequest;
+use super::limits;
 use super::sessions::Owner;
 use crate::error::{Refused, Result};
 

@@ -169,9 +169,8 @@ fn present<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<&'de RawValue>
 impl<'a> Message<'a> {
     /// Reads the one message of a body.
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Error> {
-        let text = std::str::from_utf8(body).map_err(|error| {
-            Error::Parse(format!("not UTF-8 at byte {}", error.valid_up_to()))
-        })?;
+        let text = std::str::from_utf8(body)
+            .map_err(|error| Error::Parse(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
         json::check(text, limits::MESSAGE_BYTES_MAX)?;
         if text.trim_start().starts_with('[') {
             return Err(Error::Message("send one message a request, not a batch"));
@@ -182,12 +181,13 @@ impl<'a> Message<'a> {
         if jsonrpc.is_none_or(|version| version.get() != "\"2.0\"") {
             return Err(Error::Message("`jsonrpc` is \"2.0\""));
         }
-        let id = match id {
-            None => None,
-            Some(raw) => Some(Id::parse(raw).ok_or(Error::Message(
-                "`id` is a string or an integer, of at most 256 bytes",
-            ))?),
-        };
+        let id =
+            match id {
+                None => None,
+                Some(raw) => Some(Id::parse(raw).ok_or(Error::Message(
+                    "`id` is a string or an integer, of at most 256 bytes",
+                ))?),
+            };
         match (method, id, result, error) {
             (Some(method), id, None, None) => {
                 let asked = Asked::read(method, params)

@@ -213,8 +213,7 @@ impl Session {
             .filter(|(_, log)| log.has_ended())
             .filter_map(|(number, log)| {
                 kept = (kept.0 + 1, kept.1.saturating_add(log.bytes()));
-                let fits = kept.0 <= limits::STREAMS_KEPT
-                    && kept.1 <= limits::KEPT_BYTES_MAX;
+                let fits = kept.0 <= limits::STREAMS_KEPT && kept.1 <= limits::KEPT_BYTES_MAX;
                 (!fits).then_some(*number)
             })
             .collect();
@@ -348,12 +347,8 @@ impl Sessions {
         intro: Introduction,
     ) -> Result<(Arc<Session>, Vec<Arc<Session>>)> {
         let random = ledger::keys::random::<24>()?;
-        let session = Session::new(
-            hex::encode(random.as_ref()),
-            Owner::of(caller),
-            standing.clone(),
-            intro,
-        );
+        let session =
+            Session::new(hex::encode(random.as_ref()), Owner::of(caller), standing.clone(), intro);
         let session = Arc::new(session);
         let mut sessions = self.0.lock();
         let mut ended = Vec::new();

@@ -15,7 +15,6 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::limits;
 
-
 /// The events of one stream.
 #[derive(Debug)]
 pub(super) struct Log {

@@ -14,10 +14,10 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use kernel::failure::{Category, Failure};
 use parking_lot::Mutex;
 
-use super::limits;
 use super::errors::{self, rpc_error};
 use super::headers::{self, Doors};
 use super::lanes::Lanes;
+use super::limits;
 use super::listen::Listeners;
 use super::parked::Parked;
 use super::revision::{self, Era};

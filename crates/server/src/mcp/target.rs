@@ -9,11 +9,11 @@ use kernel::ids::ToolId;
 use kernel::json::{self, RawJson};
 use serde_json::value::RawValue;
 
+use super::errors;
 use super::lists::Lister;
 use super::raw;
 use super::revision::Era;
 use super::rpc::{self, Asked};
-use super::errors;
 use crate::upstreams::McpTool;
 
 /// The methods that act: each is an action.
@@ -88,11 +88,7 @@ fn method(lister: &Lister<'_>, upstream: &str, name: &str) -> Option<Arc<McpTool
     lister.shared.upstreams.tool(&lister.caller.tenant, &id)
 }
 
-async fn resource(
-    lister: &Lister<'_>,
-    era: Era,
-    asked: &Asked<'_>,
-) -> Result<Target, RpcError> {
+async fn resource(lister: &Lister<'_>, era: Era, asked: &Asked<'_>) -> Result<Target, RpcError> {
     let uri = asked.params.uri.clone().ok_or_else(|| invalid("`uri` is missing"))?;
     let unknown = || errors::unknown(era, "resource", &uri);
     let upstream = lister.resource(&uri).await.ok_or_else(unknown)?;
@@ -113,11 +109,7 @@ async fn prompt(lister: &Lister<'_>, era: Era, asked: &Asked<'_>) -> Result<Targ
     Ok(Target { tool, params, kind: "prompt", shown })
 }
 
-async fn completion(
-    lister: &Lister<'_>,
-    era: Era,
-    asked: &Asked<'_>,
-) -> Result<Target, RpcError> {
+async fn completion(lister: &Lister<'_>, era: Era, asked: &Asked<'_>) -> Result<Target, RpcError> {
     #[derive(serde::Deserialize)]
     struct Reference {
         r#type: String,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use connectors::mcp;
+use connectors::mcp::{self, AuthSpec};
 use kernel::failure::{Category, Failure};
 use kernel::ids::{TenantId, ToolId};
 use kernel::machine::{self, Command, Kind};
@@ -14,9 +14,9 @@ use ledger::Batch;
 use prost::Message;
 use proto::upstreams::upstreams_service_server::UpstreamsService;
 use proto::upstreams::{
-    AddUpstreamRequest, GetUpstreamRequest, GetUpstreamToolRequest, ListUpstreamsRequest,
-    ListUpstreamsResponse, RefreshUpstreamRequest, ReleaseUpstreamToolRequest,
-    RemoveUpstreamRequest, Upstream, UpstreamTool,
+    AddUpstreamRequest, DisconnectUpstreamRequest, GetUpstreamRequest, GetUpstreamToolRequest,
+    ListUpstreamsRequest, ListUpstreamsResponse, RefreshUpstreamRequest,
+    ReleaseUpstreamToolRequest, RemoveUpstreamRequest, Upstream, UpstreamTool,
 };
 use tonic::{Request, Response, Status as RpcStatus};
 
@@ -72,7 +72,7 @@ impl UpstreamsApi {
         self.may_set_up(caller, &name, &plan, wire.replace)?;
         if plan.is_first_contact() {
             forget_login(&self.0, tenant, &name, Some(&caller.id)).await?;
-            self.connect(tenant, config, &plan).await?;
+            self.connect(tenant, config.clone(), &plan).await?;
         }
         let key = (tenant.clone(), name.clone());
         let made = match plan.batch(&self.0, tenant).await {
@@ -85,8 +85,10 @@ impl UpstreamsApi {
             client.close().await;
         }
         if let (Mutated::Fresh(_), Some(registered)) = (made?, self.upstreams().get(tenant, &name))
+            && let Err(failure) = contact(&self.0, &registered, false).await
+            && !awaits_login(&config, &failure)
         {
-            contact(&self.0, &registered, false).await?;
+            return Err(failure.into());
         }
         self.shown(caller, &name)
     }
@@ -138,6 +140,11 @@ impl UpstreamsApi {
         let client = self.client(tenant, &config, true)?;
         let offer = match offer(&client).await {
             Ok(offer) => offer,
+            // Nobody can log in to a server that is not there yet: the first contact comes then.
+            Err(failure) if awaits_login(&config, &failure) => {
+                client.close().await;
+                return Ok(());
+            }
             Err(failure) => {
                 client.close().await;
                 return Err(not_added(failure).into());
@@ -201,6 +208,20 @@ impl UpstreamsApi {
         self.shown(caller, &wire.name)
     }
 
+    /// Lets go of the connections where no call needs them.
+    async fn disconnect(
+        &self,
+        caller: &Caller,
+        wire: &DisconnectUpstreamRequest,
+    ) -> Result<Upstream> {
+        let registered = self.upstreams().get(&caller.tenant, &wire.name);
+        let registered = registered.ok_or_else(|| Refused::not_found("MCP server"))?;
+        if registered.client.health().in_flight == 0 {
+            registered.client.close().await;
+        }
+        self.shown(caller, &wire.name)
+    }
+
     async fn release(
         &self,
         caller: &Caller,
@@ -232,6 +253,11 @@ impl UpstreamsApi {
         self.0.mutate(caller, "upstream_release", body(wire), id.as_str(), batch).await?;
         self.upstreams().show_tool(tenant, server, &wire.tool)
     }
+}
+
+/// Whether a server only waits for a person to log in.
+fn awaits_login(config: &UpstreamConfig, failure: &Failure) -> bool {
+    matches!(config.spec.auth, AuthSpec::Oauth(_)) && failure.code == "authorization_required"
 }
 
 /// A server that cannot be understood is not added.
@@ -277,6 +303,14 @@ impl UpstreamsService for UpstreamsApi {
     async fn refresh_upstream(&self, request: Request<RefreshUpstreamRequest>) -> Reply<Upstream> {
         let caller = crate::caller(&request)?;
         Ok(Response::new(self.refresh(&caller, request.get_ref()).await?))
+    }
+
+    async fn disconnect_upstream(
+        &self,
+        request: Request<DisconnectUpstreamRequest>,
+    ) -> Reply<Upstream> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(self.disconnect(&caller, request.get_ref()).await?))
     }
 
     async fn release_upstream_tool(

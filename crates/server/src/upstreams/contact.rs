@@ -233,6 +233,7 @@ fn see(registered: &Registered, offer: &Offer, sorted: &Sorted<'_>, order: Vec<S
     seen.instructions.clone_from(&offer.instructions);
     seen.resources = offer.resources.len().saturating_add(offer.templates.len());
     seen.prompts = offer.prompts.len();
+    seen.instructions.clone_from(&offer.instructions);
     moved
 }
 

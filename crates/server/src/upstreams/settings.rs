@@ -20,6 +20,9 @@ pub struct McpConfig {
     /// Whether servers that are added over the API may be commands of this machine. Whoever may
     /// add one then runs what they like as the user that runs Tally.
     pub allow_stdio: bool,
+    /// Whether servers that are commands run only while somebody uses them: they are not started
+    /// with Tally, and end when they are disconnected.
+    pub on_demand: bool,
     /// Further names, such as `tally.lan`, under which a server that listens on this machine
     /// alone is reached.
     pub allowed_hosts: Vec<String>,

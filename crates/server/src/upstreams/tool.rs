@@ -123,7 +123,14 @@ fn read(definition: &RawJson) -> Result<(Definition, Validator), Unusable> {
     }
     let invalid = |_| Unusable::SchemaInvalid;
     let read: Definition = serde_json::from_str(definition.as_str()).map_err(invalid)?;
-    if !read.input_schema.is_object() {
+    // Arguments are an object: what takes anything else takes nothing.
+    let takes_objects = match read.input_schema.get("type") {
+        Some(Value::String(of)) => of == "object",
+        Some(Value::Array(of)) => of.iter().any(|of| of == "object"),
+        Some(_) => false,
+        None => read.input_schema.is_object(),
+    };
+    if !takes_objects {
         return Err(Unusable::SchemaInvalid);
     }
     let validator = Validator::foreign(&read.input_schema).map_err(|_| Unusable::SchemaInvalid)?;

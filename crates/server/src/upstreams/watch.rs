@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use connectors::mcp::Event;
+use connectors::mcp::{Event, Transport};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
         }
     }
     for registered in upstreams.everywhere() {
-        registered.client.close().await;
+        watchers.spawn(async move { registered.client.close().await });
     }
     watchers.close();
     watchers.wait().await;
@@ -67,7 +67,8 @@ async fn keep_up(
     let mut rest = limits::CONTACT_REST_MIN;
     loop {
         // A tenant that is suspended wants nothing of its servers.
-        let wanted = !shared.control.directory.suspended(&registered.tenant);
+        let suspended = shared.control.directory.suspended(&registered.tenant);
+        let wanted = !suspended && !rests(shared, registered);
         let ended = match wanted {
             true => contact(shared, registered, anew).await,
             false => Ok(Contact::Made),
@@ -95,6 +96,15 @@ async fn keep_up(
             return;
         }
     }
+}
+
+/// Whether a server is left alone, since it runs on demand and nobody uses it.
+fn rests(shared: &Shared, registered: &Registered) -> bool {
+    let stdio = matches!(registered.spec.transport, Transport::Stdio { .. });
+    let pinned = shared.upstreams.with_fold(&registered.tenant, |fold| {
+        fold.upstreams.get(&registered.name).is_some_and(|upstream| upstream.pinned)
+    });
+    shared.config.mcp.on_demand && stdio && pinned && !registered.client.is_connected()
 }
 
 fn longer(rest: Duration) -> Duration {

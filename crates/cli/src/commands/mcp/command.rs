@@ -51,7 +51,7 @@ impl Command {
             return Err(Failure::Usage("name the command after `--`".to_owned()).into());
         };
         let here = std::env::current_dir()?;
-        let cwd = here.join(cwd.unwrap_or(Path::new("")));
+        let cwd = cwd.map_or_else(|| here.clone(), |cwd| here.join(cwd));
         anyhow::ensure!(cwd.is_dir(), "--cwd `{}` is no folder", cwd.display());
         let program = match program.contains('/') {
             true => here.join(program).display().to_string(),

@@ -165,7 +165,8 @@ async fn start(data: &Path) -> Result<Running, StartError> {
         // A folder that `tally init` made: its configuration is elsewhere.
         false => {
             let config = Config::load(None, overrides)?;
-            let mcp = server::McpConfig { allow_stdio: true, ..config.mcp.clone() };
+            let mcp =
+                server::McpConfig { allow_stdio: true, on_demand: true, ..config.mcp.clone() };
             Config { listen: "127.0.0.1:0".to_owned(), mcp, ..config }
         }
     };

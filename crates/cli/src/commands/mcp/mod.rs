@@ -4,10 +4,11 @@ mod command;
 mod front;
 mod home;
 pub(crate) mod limits;
+mod manage;
 mod pump;
 mod wrap;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
 use crate::context::Context;
 use crate::exit::Exit;
@@ -29,19 +30,15 @@ What policy holds is decided by a person, in any terminal of the same user:
 )]
 pub(crate) struct Mcp {
     #[command(subcommand)]
-    manage: Option<Manage>,
+    manage: Option<manage::Manage>,
     #[command(flatten)]
     front: front::Front,
 }
 
-/// What is behind the server's endpoint `/mcp`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Manage {}
-
 impl Mcp {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         match self.manage {
-            Some(manage) => match manage {},
+            Some(manage) => manage.run(context).await,
             None => self.front.run(context).await,
         }
     }

@@ -17,9 +17,12 @@ use proto::identity::principal::Kind;
 use proto::me::GetMeRequest;
 use proto::secrets::{PutSecretRequest, RotateSecretRequest};
 use proto::types::Json;
-use proto::upstreams::{AddUpstreamRequest, ListUpstreamsRequest};
+use proto::upstreams::{
+    AddUpstreamRequest, DisconnectUpstreamRequest, ListUpstreamsRequest, RefreshUpstreamRequest,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::command::{Command, Variable};
@@ -46,6 +49,8 @@ pub(crate) struct Wrap {
     state: PathBuf,
     wanted: Wanted,
     held: OnceLock<Held>,
+    /// The server's last administrator.
+    admin: Mutex<Option<Client>>,
 }
 
 /// The name, for as long as this process uses it.
@@ -91,6 +96,7 @@ impl Place for Wrap {
         self.add(&found.admin, name, secrets).await?;
         let key = self.agent(&found, name, &mut record).await?;
         drop(setting_up);
+        self.awaken(&found.admin, name).await;
         let client = Client::new(found.admin.url(), &key)?;
         Ok(Link { client, path: Arc::from(format!("/mcp?server={name}")) })
     }
@@ -99,7 +105,7 @@ impl Place for Wrap {
 impl Wrap {
     pub(crate) fn new(home: Home, wanted: Wanted) -> anyhow::Result<Self> {
         let state = home.state()?;
-        Ok(Self { home, state, wanted, held: OnceLock::new() })
+        Ok(Self { home, state, wanted, held: OnceLock::new(), admin: Mutex::default() })
     }
 
     /// What people are told.
@@ -108,8 +114,18 @@ impl Wrap {
         format!("tally: `{name}` is governed; people decide and read receipts {}", self.home.desk())
     }
 
-    /// Lets go of everything.
+    /// Lets go of everything: of the command, where no other `tally mcp` uses it, and of the
+    /// server, where it is in this process.
     pub(crate) async fn leave(&self) {
+        if let Some(held) = self.held.get()
+            && held.lock.unlock().is_ok()
+            && held.lock.try_lock().is_ok()
+            && let Some(admin) = self.admin.lock().await.take()
+        {
+            let request = DisconnectUpstreamRequest { name: held.name.clone() };
+            // A server that is gone has ended the command already.
+            let _ended = admin.disconnect_upstream(&request, None).await;
+        }
         self.home.leave().await;
     }
 
@@ -255,6 +271,25 @@ impl Wrap {
         let request = AddUpstreamRequest { upstream, replace: true, dry_run: false };
         let added = admin.add_upstream(&request, None).await;
         added.with_context(|| format!("starting `{program}`")).map(drop)
+    }
+
+    /// Has the server start the command, if it does not run, and compare what it offers with what
+    /// is pinned. The client's first answers need not wait for it.
+    async fn awaken(&self, admin: &Client, name: &str) {
+        *self.admin.lock().await = Some(admin.clone());
+        let (admin, name) = (admin.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let request = RefreshUpstreamRequest { name: name.clone() };
+            match admin.refresh_upstream(&request, None).await {
+                Ok(upstream) if upstream.tools_quarantined > 0 => eprintln!(
+                    "tally: {} tools of `{name}` are new or changed and wait for their release: \
+                     `tally mcp inspect {name}`",
+                    upstream.tools_quarantined
+                ),
+                Ok(_) => {}
+                Err(error) => eprintln!("tally: `{name}`: {error}"),
+            }
+        });
     }
 
     /// The key of the command's agent: made once, and given another secret from time to time.

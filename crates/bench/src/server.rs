@@ -56,6 +56,29 @@ pub(crate) struct Server {
     /// The action that the agent asks for.
     pub(crate) action: Target,
     pub(crate) health: Target,
+    /// The agent's.
+    pub(crate) key: String,
+}
+
+/// What differs from one server to another.
+#[derive(Default)]
+pub(crate) struct Setup {
+    /// The price of a call, and so an account that pays for it.
+    pub(crate) price: Option<i64>,
+    /// Where a server of MCP is, and its name.
+    pub(crate) upstream: Option<(&'static str, SocketAddr)>,
+}
+
+impl Setup {
+    /// The section `mcp` of the configuration.
+    fn mcp(&self) -> serde_json::Value {
+        let upstreams = self.upstream.iter().map(|(name, address)| {
+            let url = format!("http://{address}/mcp");
+            let transport = json!({"type": "http", "url": url, "private": true});
+            json!({"name": name, "transport": transport, "trust_annotations": true})
+        });
+        json!({"upstreams": upstreams.collect::<Vec<_>>()})
+    }
 }
 
 impl Drop for Server {
@@ -67,20 +90,20 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts `program` in the folder `dir`. Where a call has a price, the agent gets an account
-    /// that pays for it.
-    pub(crate) fn start(program: &Path, dir: &Path, price: Option<i64>) -> anyhow::Result<Self> {
+    /// Starts `program` in the folder `dir`.
+    pub(crate) fn start(program: &Path, dir: &Path, setup: &Setup) -> anyhow::Result<Self> {
         let files = dir.join("files");
         std::fs::create_dir_all(&files)?;
         let file = files.join("report.txt");
         std::fs::write(&file, CONTENT)?;
-        let prices = price.map(|price| json!({TOOL: price})).unwrap_or_else(|| json!({}));
+        let prices = setup.price.map_or_else(|| json!({}), |price| json!({TOOL: price}));
         // JSON is YAML.
         let config = json!({
             "data": dir.join("data"),
             "listen": "127.0.0.1:0",
             "grants": {"fs_read": [files]},
             "prices": prices,
+            "mcp": setup.mcp(),
         });
         let config_file = dir.join("tally.yaml");
         std::fs::write(&config_file, config.to_string())?;
@@ -93,10 +116,13 @@ impl Server {
             .with_context(|| format!("starting `{}`", program.display()))?;
         let address = address(&mut child)?;
         let target = Target::get(address, "/healthz");
-        let mut server = Self { child, address, action: target.clone(), health: target };
-        let key = set_up(address, &dir.join("data").join("credentials.json"), price.is_some())?;
+        let credentials = dir.join("data").join("credentials.json");
+        let (action, health) = (target.clone(), target);
+        let mut server = Self { child, address, action, health, key: String::new() };
+        let key = set_up(address, &credentials, setup.price.is_some())?;
         let body = json!({"tool": TOOL, "params": {"path": file}}).to_string();
         server.action = Target::post(address, "/v1/actions", &key, &body);
+        server.key = key;
         Ok(server)
     }
 
