@@ -22,6 +22,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) enum Answer {
     /// What the session is opened with.
     Code(String),
+    /// All that it was sent back with, where somebody else judges it: the query.
+    Back(String),
     /// Why there is none.
     Refused {
         /// The error's code.
@@ -42,10 +44,19 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// Listens on a free port for an answer with this `state`; any other is refused.
     pub(crate) async fn start(state: &str) -> std::io::Result<Self> {
+        Self::listen(Some(state.to_owned())).await
+    }
+
+    /// Listens on a free port for an answer with any `state`: whose it is, another says.
+    pub(crate) async fn any() -> std::io::Result<Self> {
+        Self::listen(None).await
+    }
+
+    async fn listen(state: Option<String>) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let (sender, answers) = mpsc::channel(1);
-        let serving = tokio::spawn(serve(listener, state.to_owned(), sender));
+        let serving = tokio::spawn(serve(listener, state, sender));
         Ok(Self { port, answers, _serving: AbortOnDropHandle::new(serving) })
     }
 
@@ -55,12 +66,12 @@ impl Waiting {
     }
 }
 
-async fn serve(listener: TcpListener, state: String, sender: mpsc::Sender<Answer>) {
+async fn serve(listener: TcpListener, state: Option<String>, sender: mpsc::Sender<Answer>) {
     while let Ok((stream, _)) = listener.accept().await {
         let (state, sender) = (state.clone(), sender.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let (page, answer) = answered(&request, &state);
+                let (page, answer) = answered(&request, state.as_deref());
                 // Only the first answer counts: a full channel has it.
                 let _taken = answer.map(|answer| sender.try_send(answer));
                 async { Ok::<_, Infallible>(page) }
@@ -74,14 +85,22 @@ async fn serve(listener: TcpListener, state: String, sender: mpsc::Sender<Answer
     }
 }
 
-fn answered(request: &Request<Incoming>, state: &str) -> (Response<Full<Bytes>>, Option<Answer>) {
+fn answered(
+    request: &Request<Incoming>,
+    state: Option<&str>,
+) -> (Response<Full<Bytes>>, Option<Answer>) {
     let query = request.uri().query().unwrap_or_default();
     let get = |wanted: &str| {
         let mut pairs = form_urlencoded::parse(query.as_bytes());
         pairs.find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
     };
-    if request.uri().path() != "/" || get("state").as_deref() != Some(state) {
+    let own = get("state").filter(|own| state.is_none_or(|state| own == state));
+    if request.uri().path() != "/" || own.is_none() {
         return (page(StatusCode::NOT_FOUND, "There is nothing here."), None);
+    }
+    if state.is_none() {
+        let text = "The terminal has what you came back with. Close this page and go back to it.";
+        return (page(StatusCode::OK, text), Some(Answer::Back(query.to_owned())));
     }
     if let Some(code) = get("code") {
         let text = "You are logged in. Close this page and go back to the terminal.";

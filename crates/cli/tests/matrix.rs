@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use kernel::principal::{Role, permitted};
+use mcpkit::Revisions;
+use mcpkit::misbehave::{Misbehave, Vice};
 use proto::identity::principal::Kind;
 use proto::routes::{Idempotency, ROUTES, Route};
 use serde_json::{Value, json};
@@ -286,7 +288,12 @@ async fn a_key_has_its_rate() {
 
 /// One mutation of each route that wants an idempotency key: path and body. What they need is
 /// made first.
-async fn mutations(server: &Server, wire: &Wire, owner: &str) -> Vec<(String, Value)> {
+async fn mutations(
+    server: &Server,
+    wire: &Wire,
+    owner: &str,
+    upstream: &str,
+) -> Vec<(String, Value)> {
     let a = made(wire, owner, "viewer", 0).await;
     let b = made(wire, owner, "viewer", 0).await;
     let account = json!({"account_id": "till"});
@@ -303,6 +310,7 @@ async fn mutations(server: &Server, wire: &Wire, owner: &str) -> Vec<(String, Va
     let key = json!({"name": "n", "public_key_pem": PEMS[1]});
     let key = wire.ask_as(owner, "POST", "/v1/me/signing-keys").json(&key).send().await.good();
     let key_id = key["key_id"].as_str().unwrap();
+    let transport = json!({"type": "http", "url": upstream, "private": true});
     vec![
         ("/v1/accounts".to_owned(), json!({"name": "an account"})),
         ("/v1/accounts/till/fund".to_owned(), json!({"amount_micro_usd": 7})),
@@ -334,6 +342,8 @@ async fn mutations(server: &Server, wire: &Wire, owner: &str) -> Vec<(String, Va
         ("/v1/secrets".to_owned(), json!({"name": "s", "value": "user"})),
         ("/v1/secrets/s/rotate".to_owned(), json!({"value": "user"})),
         ("/v1/secrets/s/remove".to_owned(), json!({})),
+        ("/v1/upstreams".to_owned(), json!({"upstream": {"name": "u", "transport": transport}})),
+        ("/v1/upstreams/u/remove".to_owned(), json!({})),
     ]
 }
 
@@ -360,6 +370,9 @@ fn shown_again(mut answer: Value) -> Value {
         object.remove("owner");
         object.remove("secret");
         object.remove("otpauth_uri");
+        // When an MCP server was last asked.
+        object.remove("contacted_at");
+        object.remove("state_since");
     }
     answer
 }
@@ -368,9 +381,13 @@ fn shown_again(mut answer: Value) -> Value {
 async fn a_mutation_happens_once_for_its_key() {
     let server = Server::start(PROVIDER);
     let (wire, owner) = (Wire::new(&server.url), server.owner_key());
-    let mutations = mutations(&server, &wire, &owner).await;
-    // Sessions begin with a login, which is elsewhere.
-    let here = |route: &&Route| route.rpc != "RevokeSession";
+    let upstream = Misbehave::new(Revisions::Both, Vice::None).http().await;
+    let mutations = mutations(&server, &wire, &owner, &upstream.url).await;
+    // Sessions begin with a login, and releases with a tool that changed: both are elsewhere. To
+    // ask an MCP server, and to let go of it, is the same however often it is done.
+    let elsewhere =
+        ["RevokeSession", "ReleaseUpstreamTool", "RefreshUpstream", "DisconnectUpstream"];
+    let here = |route: &&Route| !elsewhere.contains(&route.rpc);
     let wanted = ROUTES.iter().filter(here);
     let wanted = wanted.filter(|route| route.idempotency == Idempotency::Required);
     assert_eq!(mutations.len(), wanted.count(), "each route that wants a key is here");

@@ -205,11 +205,16 @@ async fn when_the_one_that_serves_is_killed_another_goes_on() {
     }
 }
 
-/// A server whose process id is written to `file`, and which sees to a variable of its own.
+/// A value that is a secret of the command.
+const SECRET: &str = "of the child";
+
+/// A server whose process id is written to `file`, and which starts with the variables that it
+/// was given, and with no others.
 fn marked(file: &std::path::Path, server: &[String]) -> Vec<String> {
     let script = format!(
-        r#"echo $$ > '{}'; test "$SECRET" = "of the child" || exit 9; exec "$0" "$@""#,
-        file.display()
+        r#"echo $$ > '{}'; test ${{#SECRET}} = {} -a -z "$UNNAMED" || exit 9; exec "$0" "$@""#,
+        file.display(),
+        SECRET.len()
     );
     ["sh".to_owned(), "-c".to_owned(), script].into_iter().chain(server.iter().cloned()).collect()
 }
@@ -221,7 +226,7 @@ async fn it_ends_with_its_client_and_its_command_with_it() {
     let mut host = desk.front(&["--name", "host"], &server);
     host.open().await;
     let words = marked(&desk.files().join("pid"), &server);
-    let env = [("SECRET", "of the child"), ("UNNAMED", "of nobody")];
+    let env = [("SECRET", SECRET), ("UNNAMED", "of nobody")];
     for by in [None, Some(Signal::TERM), Some(Signal::INT)] {
         let options = [&READS[..], &["--name", "guest", "--env", "SECRET"]].concat();
         let mut guest = desk.front_with(&options, &words, &env);
@@ -244,8 +249,7 @@ async fn it_ends_with_its_client_and_its_command_with_it() {
         assert_eq!(desk.serving(), host.pid(), "the server goes on");
     }
     // The value is nowhere to be read.
-    let found =
-        Command::new("grep").args(["-r", "of the child"]).arg(desk.data()).output().unwrap();
+    let found = Command::new("grep").args(["-r", SECRET]).arg(desk.data()).output().unwrap();
     assert_eq!(found.stdout, b"", "a secret in a file");
     host.close();
     assert_eq!(host.ends().await, Some(0));
@@ -260,7 +264,7 @@ async fn what_cannot_be_wrapped_is_said_on_standard_error_alone() {
     let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     for (options, words, code, said) in [
         (vec![], own(&["/no/such/program"]), 3, "/no/such/program"),
-        (vec!["--name", "Not A Name"], own(&["true"]), 3, "a name has"),
+        (vec!["--name", "Not A Name"], own(&["true"]), 2, "a name has"),
         (vec!["--label", "nonsense"], own(&["true"]), 2, "TOOL=LABEL"),
         (vec!["--cwd", "/no/such/folder"], own(&["true"]), 1, "/no/such/folder"),
     ] {

@@ -1,6 +1,7 @@
 //! Calls at the gateway that people must approve: held, adopted, told, carried out once.
 
 mod adoption;
+mod extension;
 mod kill;
 mod states;
 mod tasks;

@@ -59,6 +59,13 @@ fn standing(upstream: &Upstream) -> Vec<(String, State, String)> {
     upstream.tools.iter().map(stand).collect()
 }
 
+/// Has a server asked what it offers, and shows the tool then.
+async fn asked(client: &client::Client, name: &str, tool: &str) -> UpstreamTool {
+    let request = RefreshUpstreamRequest { name: name.to_owned() };
+    client.refresh_upstream(&request, None).await.unwrap();
+    show_tool(client, name, tool).await
+}
+
 /// The tool once it is in `state`.
 async fn becomes(client: &client::Client, name: &str, tool: &str, state: State) -> UpstreamTool {
     let until = Instant::now() + PATIENCE;
@@ -106,7 +113,8 @@ async fn a_changed_tool_waits_for_its_release() {
     assert_eq!((called.state(), effects()), (ActionState::Executed, 1), "{called:?}");
     // Another definition: out of use until somebody has seen the difference.
     fixture.change();
-    let changed = becomes(owner, "files", "victim", State::Quarantined).await;
+    let changed = asked(owner, "files", "victim").await;
+    assert_eq!(changed.state(), State::Quarantined);
     assert_eq!((&*changed.reason, &changed.pinned_digest), ("changed", &first.pinned_digest));
     let difference = changed.differences.first().unwrap();
     assert_eq!((changed.differences.len(), &*difference.pointer), (1, "/description"));
@@ -114,13 +122,15 @@ async fn a_changed_tool_waits_for_its_release() {
     assert!(!lists(&agent, "mcp.files.victim").await);
     assert!(lists(&agent, "mcp.files.bystander").await);
     let refused = refusal(call(&agent, &mark).await);
-    assert_eq!((refused, effects()), ((404, "tool_not_found".to_owned()), 1));
+    assert_eq!((refused, effects()), ((404, "unknown_tool".to_owned()), 1));
     // The first one again: back by itself.
     fixture.change_back();
-    let back = becomes(owner, "files", "victim", State::Active).await;
+    let back = asked(owner, "files", "victim").await;
+    assert_eq!(back.state(), State::Active);
     assert_eq!(back.tool_digest, first.tool_digest, "the same tool as before");
     fixture.change();
-    let changed = becomes(owner, "files", "victim", State::Quarantined).await;
+    let changed = asked(owner, "files", "victim").await;
+    assert_eq!(changed.state(), State::Quarantined);
     let release = |digest: &str| ReleaseUpstreamToolRequest {
         name: "files".to_owned(),
         tool: "victim".to_owned(),
@@ -132,8 +142,10 @@ async fn a_changed_tool_waits_for_its_release() {
     let operator = server.principal(Kind::User, &["operator", "builder"]).await;
     let denied = operator.release_upstream_tool(&release(&changed.offered_digest), None).await;
     assert_eq!(refusal(denied), (403, "permission_denied".to_owned()));
-    let released =
-        owner.release_upstream_tool(&release(&changed.offered_digest), None).await.unwrap();
+    let seen = release(&changed.offered_digest);
+    let released = owner.release_upstream_tool(&seen, Some("once")).await.unwrap();
+    let again = owner.release_upstream_tool(&seen, Some("once")).await.unwrap();
+    assert_eq!(again, released, "once for its key");
     assert_eq!(released.state(), State::Active);
     assert_eq!(released.pinned_digest, changed.offered_digest);
     assert_ne!(released.tool_digest, first.tool_digest, "another tool in plans and approvals");
@@ -146,6 +158,19 @@ async fn a_changed_tool_waits_for_its_release() {
     assert!(lists(&agent, "mcp.files.victim").await);
 }
 
+/// Over stdio a server tells of the change itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_tells_of_a_change_is_asked() {
+    let server = Server::start("mcp: {allow_stdio: true}\npolicy: {decision_limit_ms: 5000}");
+    server.publish(&allow_all()).await;
+    let owner = &server.owner;
+    add(owner, &over_stdio("local", Program::Misbehave(Revisions::Old, Vice::None))).await.unwrap();
+    let change = action("mcp.local.change", &json!({}));
+    let changed = owner.submit_action(&change, None).await.unwrap();
+    assert_eq!(changed.state(), ActionState::Executed, "{changed:?}");
+    becomes(owner, "local", "victim", State::Quarantined).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_changes_nothing_and_waits_for_nobody() {
     let folder = tempfile::tempdir().unwrap();
@@ -156,7 +181,8 @@ async fn a_restart_changes_nothing_and_waits_for_nobody() {
     let added = add(&server.owner, &over_http("many", &running.url)).await.unwrap();
     assert_eq!((added.tools_active, added.tools.len()), (903, 903));
     fixture.change();
-    let before = becomes(&server.owner, "many", "victim", State::Quarantined).await;
+    let before = asked(&server.owner, "many", "victim").await;
+    assert_eq!(before.state(), State::Quarantined);
     // The server of the tools is gone, and Tally is killed.
     running.stop().await;
     server.kill();
@@ -330,7 +356,7 @@ async fn the_program_manages_servers() {
         output
     };
     let url = running.url.as_str();
-    let args = ["mcp", "add", "files", "--url", url, "--private", "--label", "victim=read"];
+    let args = ["mcp", "add", "files", "--http", url, "--private", "--label", "victim=read"];
     let shown = text(&run(&args));
     assert!(shown.contains("3 active") && shown.contains("victim"), "{shown}");
     let words = crate::mcp::upstream(Program::Misbehave(Revisions::New, Vice::None));
@@ -342,7 +368,7 @@ async fn the_program_manages_servers() {
         list["upstreams"].as_array().unwrap().iter().map(|u| &u["name"]).collect();
     assert_eq!(names, ["files", "local"]);
     fixture.change();
-    let changed = becomes(&server.owner, "files", "victim", State::Quarantined).await;
+    let changed = asked(&server.owner, "files", "victim").await;
     let shown = text(&run(&["mcp", "inspect", "files", "victim"]));
     assert!(shown.contains("/description") && shown.contains(&changed.offered_digest), "{shown}");
     let args = ["mcp", "release", "files", "victim", "--digest", &changed.offered_digest];

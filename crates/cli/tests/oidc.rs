@@ -1,6 +1,6 @@
 //! People log in: a real provider, a browser that is driven by the test, and the real server.
 
-mod idp;
+pub(crate) mod idp;
 mod negative;
 mod pages;
 mod program;

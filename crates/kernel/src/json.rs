@@ -125,9 +125,10 @@ impl RawJson {
         Ok(Self(raw))
     }
 
-    /// Checks what another tool's answer holds: it may have [`limits::RESULT_BYTES_MAX`] bytes.
+    /// Checks what another system says, which is shown and kept but never decided about: it may
+    /// have [`limits::RESULT_BYTES_MAX`] bytes, and numbers beyond ±2^53, as 64-bit ids are.
     pub fn result(raw: Box<RawValue>) -> Result<Self, Error> {
-        scan::check(raw.get(), limits::RESULT_BYTES_MAX)?;
+        scan::check_shown(raw.get(), limits::RESULT_BYTES_MAX)?;
         Ok(Self(raw))
     }
 
@@ -334,6 +335,18 @@ mod tests {
             }
             other => other.to_string(),
         }
+    }
+
+    #[test]
+    fn what_is_only_shown_has_larger_numbers() {
+        let shown = |text: &str| RawJson::result(RawValue::from_string(text.to_owned()).unwrap());
+        let wide = r#"{"maximum":9223372036854775807,"id":18446744073709551615,"x":1.5e300}"#;
+        assert_eq!(shown(wide).unwrap().as_str(), wide);
+        assert_eq!(RawJson::parse(wide).unwrap_err().code(), "json_number");
+        // What has it as a value has a canonical form.
+        assert!(canonical(&shown(wide).unwrap().to_value()).is_ok());
+        assert_eq!(shown(r#"{"a":1,"a":2}"#).unwrap_err().code(), "json_duplicate_key");
+        assert_eq!(shown("1e999").unwrap_err().code(), "json_number");
     }
 
     proptest! {

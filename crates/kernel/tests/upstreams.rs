@@ -128,7 +128,7 @@ fn a_server_is_one_way_to_reach_it() {
         assert_eq!(found, (generation, pinned, removed), "{inputs:?}");
         assert_eq!(state.revision, u64::try_from(inputs.len()).unwrap());
     };
-    check(&[add.clone()], 1, false, false);
+    check(std::slice::from_ref(&add), 1, false, false);
     check(&[add.clone(), Pin {}], 1, true, false);
     check(&[add.clone(), Pin {}, Change(settings(1, 2))], 1, true, false);
     check(&[add.clone(), Pin {}, remove.clone()], 1, true, true);
@@ -136,7 +136,7 @@ fn a_server_is_one_way_to_reach_it() {
     let refused = |inputs: &[upstream::Input], refusal: Refusal| {
         assert_eq!(run(inputs).unwrap_err(), refusal, "{inputs:?}");
     };
-    refused(&[remove.clone()], Refusal::Absent);
+    refused(std::slice::from_ref(&remove), Refusal::Absent);
     refused(&[Pin {}], Refusal::Absent);
     refused(&[Change(settings(1, 1))], Refusal::Absent);
     refused(&[add.clone(), add.clone()], Refusal::Exists);

@@ -52,8 +52,8 @@ pub struct Batch {
     pub commands: Vec<Command>,
     /// The versions that streams must have; a batch that was made from older ones is refused.
     pub expect: Vec<(Stream, u64)>,
-    /// A stream whose id was made up for this batch: it is not looked for. Should there be one after
-    /// all, the commit fails.
+    /// A stream whose id was made up for this batch: it is not looked for. Should there be one
+    /// after all, the commit fails.
     pub fresh: Option<Stream>,
     /// What is kept beside.
     pub side: Vec<SideRow>,

@@ -1,12 +1,18 @@
 //! The fixtures do what they say, over both transports and on both revisions.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail loudly")]
 
+use std::time::Duration;
+
 use mcpkit::everything::Everything;
 use mcpkit::misbehave::{Misbehave, Vice};
 use mcpkit::peer::{Client, Speaks};
 use mcpkit::program::{Program, command};
 use mcpkit::{Revisions, fast};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Not a test: the servers over stdio.
 #[test]
@@ -43,6 +49,47 @@ async fn everything_speaks_both_revisions_over_http() {
     for (speaks, revisions) in BOTH {
         let running = Everything::new(revisions).http().await;
         exercise(Client::http(&running.url, None, speaks).await.unwrap()).await;
+    }
+}
+
+/// Waits until `holds`.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "never: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn changes_and_cancellations_arrive() {
+    for (speaks, revisions) in BOTH {
+        let server = Everything::new(revisions);
+        let running = server.http().await;
+        let client = Client::http(&running.url, None, speaks).await.unwrap();
+        client.watch("test://watched-resource").await.unwrap();
+        client.call("write_note", json!({"text": "a note"})).await.unwrap();
+        assert_eq!(server.notes(), ["a note"]);
+        let updated = "notifications/resources/updated";
+        until("the change is heard", || !client.heard.of(updated).is_empty()).await;
+        let pending = client.begin("wait", json!({"ms": 600_000})).await.unwrap();
+        let progress = "notifications/progress";
+        until("the call runs", || !client.heard.of(progress).is_empty()).await;
+        pending.cancel().await.unwrap();
+        until("the server hears of it", || server.cancelled() == 1).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_fleeting_goes_and_comes_back() {
+    let running = Everything::new(Revisions::Both).http().await;
+    for listed in [false, true] {
+        let client = Client::http(&running.url, None, Speaks::New).await.unwrap();
+        client.call("test_trigger_tool_change", json!({})).await.unwrap();
+        client.call("test_trigger_prompt_change", json!({})).await.unwrap();
+        let fleeting = "fleeting".to_owned();
+        assert_eq!(client.tools().await.unwrap().contains(&fleeting), listed);
+        assert_eq!(client.prompts().await.unwrap().contains(&fleeting), listed);
     }
 }
 

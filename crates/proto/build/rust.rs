@@ -123,6 +123,7 @@ fn whole_router(out: &mut String, services: &[Service]) {
     emit!(out, "}}");
     emit!(out, "/// The REST routes of all services. Unknown paths are left to the caller, which");
     emit!(out, "/// merges its other routes and installs [`not_found`].");
+    emit!(out, "#[expect(clippy::type_complexity, reason = \"one parameter for each service\")]");
     emit!(
         out,
         "pub fn router<{0}>(services: Services<{0}>, limits: BodyLimits) -> Router",

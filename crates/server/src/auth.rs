@@ -120,11 +120,6 @@ impl Standing {
     pub(crate) fn caller(&self, shared: &Shared) -> Result<Caller, Failure> {
         credentials::holder(shared, &self.0).map(|holder| holder.caller)
     }
-
-    /// Returns once the credential is good no more, with why.
-    pub(crate) async fn ends(&self, shared: &Shared) -> Failure {
-        ends(shared, &self.0).await
-    }
 }
 
 /// Lets a request through to its handler, or refuses it.

@@ -140,3 +140,7 @@ pub const LOCK_REST: Duration = Duration::from_millis(20);
 pub const ANSWERS_MS_MAX: u64 = 10 * 60 * 1_000;
 /// How long a token is good for that is made to be exchanged at once.
 pub const UPSTREAM_TOKEN_MICROS: i64 = 120 * 1_000_000;
+/// Scopes that a login at an upstream may ask for besides.
+pub const LOGIN_SCOPES_MAX: usize = 64;
+/// Bytes of the URL that a person is sent back to from an upstream.
+pub const CALLBACK_BYTES_MAX: usize = 16 << 10;

@@ -29,10 +29,16 @@ const EFFECTS: [Effect; 3] = [
         allowed: &[
             ("connectors", "the egress gateway: every effect of an action leaves through it"),
             ("client", "the client of our own API"),
+            ("mcpkit", "clients that tests drive; never part of what is shipped"),
             ("bench", "the load generator"),
+            ("mcpkit", "the browser of the conformance suite's client"),
             (
                 "server/src/witnesses/",
                 "witnesses cosign our checkpoints: no action, and only where the operator says",
+            ),
+            (
+                "server/src/folder.rs",
+                "asks whether the server of a data folder listens; says nothing",
             ),
             ("server/src/oidc/", "the provider that people log in with: no action leaves by it"),
         ],

@@ -85,6 +85,8 @@ struct Found {
 struct Bench {
     server: Server,
     upstream: SocketAddr,
+    /// What each client sends in its session. An agent may have only so many of them.
+    sessions: Vec<Target>,
     actions: u64,
 }
 
@@ -95,10 +97,10 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Report> {
     let upstream = upstream::serve()?;
     let setup = Setup { upstream: Some((UPSTREAM, upstream)), ..Setup::default() };
     let server = Server::start(&program, dir.path(), &setup)?;
-    let mut bench = Bench { server, upstream, actions: 0 };
+    let mut bench = Bench { server, upstream, sessions: Vec::new(), actions: 0 };
     bench.wait()?;
     for way in Way::ALL {
-        bench.closed(way, 64, Until::Sent(WARM))?;
+        bench.closed(way, PACED, Until::Sent(WARM))?;
     }
     let mut found = CLIENTS.map(|_| Way::ALL.map(|_| Found::default()));
     for _ in 0..ROUNDS {
@@ -161,11 +163,14 @@ impl Bench {
         }
     }
 
-    fn targets(&self, way: Way, clients: usize) -> anyhow::Result<Vec<Target>> {
-        if way == Way::Session {
-            return (0..clients).map(|_| self.target(way)).collect();
+    fn targets(&mut self, way: Way, clients: usize) -> anyhow::Result<Vec<Target>> {
+        if way != Way::Session {
+            return Ok(vec![self.target(way)?; clients]);
         }
-        Ok(vec![self.target(way)?; clients])
+        while self.sessions.len() < clients {
+            self.sessions.push(self.target(way)?);
+        }
+        Ok(self.sessions.iter().take(clients).cloned().collect())
     }
 
     /// Waits until the gateway has found the upstream and its tool.

@@ -1,5 +1,5 @@
-//! A server of MCP that costs next to nothing: what a call without Tally is measured on. It looks at
-//! the id and the method of a message and at nothing else, in both revisions.
+//! A server of MCP that costs next to nothing: what a call without Tally is measured on. It looks
+//! at the id and the method of a message and at nothing else, in both revisions.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

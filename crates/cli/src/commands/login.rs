@@ -87,6 +87,7 @@ impl Login {
         let code = match answer? {
             Answer::Code(code) => code,
             Answer::Refused { code, message } => bail!("{message} ({code})"),
+            Answer::Back(_) => bail!("the browser came back with nothing"),
         };
         let made = client.redeem_login(&code, &verifier).await?;
         let credentials = Credentials {

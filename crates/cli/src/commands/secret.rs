@@ -72,8 +72,8 @@ impl From {
         }
         let stdin = io::stdin();
         if stdin.is_terminal() {
-            let message = "pipe the value in, or name --from-file or --from-env: what is typed here \
-                           would be seen";
+            let message = "pipe the value in, or name --from-file or --from-env: what is typed \
+                           here would be seen";
             return Err(Failure::Usage(message.to_owned()).into());
         }
         value(stdin.lock()).context("cannot read the value from standard input")

@@ -65,6 +65,8 @@ pub(crate) fn log_to_stderr(default: LevelFilter) -> anyhow::Result<()> {
     let filter =
         EnvFilter::builder().with_default_directive(default.into()).with_env_var("TALLY_LOG");
     let filter = filter.from_env().context("TALLY_LOG")?;
+    // The OAuth library tells codes and what servers say of refusals: none of that is for a log.
+    let filter = filter.add_directive("rmcp=off".parse().context("TALLY_LOG")?);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())

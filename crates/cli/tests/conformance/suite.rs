@@ -19,7 +19,7 @@ pub(super) enum Leg {
 
 /// What became of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Status {
+pub(crate) enum Status {
     Passed,
     /// Failed, or is what the specification says should not be.
     Failed,
@@ -31,17 +31,22 @@ pub(super) enum Status {
 /// What became of all checks, by scenario and name of the check. A check that is made several
 /// times has passed where it passed each time.
 #[derive(Debug, Default)]
-pub(super) struct Checks(BTreeMap<String, (Status, Value)>);
+pub(crate) struct Checks(BTreeMap<String, (Status, Value)>);
 
 impl Checks {
     /// The names of those with this status.
-    pub(super) fn with(&self, status: Status) -> BTreeSet<String> {
+    pub(crate) fn with(&self, status: Status) -> BTreeSet<String> {
         let matching = self.0.iter().filter(|(_, (one, _))| *one == status);
         matching.map(|(name, _)| name.clone()).collect()
     }
 
+    /// The scenarios that had any check.
+    pub(super) fn scenarios(&self) -> BTreeSet<&str> {
+        self.0.keys().filter_map(|name| name.split(' ').next()).collect()
+    }
+
     /// What the suite says about a check.
-    pub(super) fn explain(&self, name: &str) -> Value {
+    pub(crate) fn explain(&self, name: &str) -> Value {
         match self.0.get(name) {
             Some((_, said)) => json!({"check": name, "said": said}),
             None => json!({"check": name, "said": "it was not made"}),
@@ -68,13 +73,25 @@ impl Checks {
 
 /// Runs all scenarios that `revision` requires, and those that it runs without scoring them.
 pub(super) async fn run(leg: Leg, revision: &str) -> Checks {
+    match leg {
+        Leg::Server(url) => run_on("server", &["--url", &url, "--requirements", revision]).await,
+        Leg::Client(command) => {
+            run_on("client", &["--command", &command, "--requirements", revision]).await
+        }
+    }
+}
+
+/// Runs one scenario that no revision requires on the server at `url`.
+pub(crate) async fn scenario_of(url: &str, scenario: &str) -> Checks {
+    run_on("server", &["--url", url, "--scenario", scenario]).await
+}
+
+async fn run_on(side: &str, args: &[&str]) -> Checks {
     let results = tempfile::tempdir().unwrap();
-    let (side, name, value) = match leg {
-        Leg::Server(url) => ("server", "--url", url),
-        Leg::Client(command) => ("client", "--command", command),
-    };
     let output = Command::new(installed("conformance"))
-        .args([side, name, &value, "--requirements", revision, "--output-dir"])
+        .arg(side)
+        .args(args)
+        .arg("--output-dir")
         .arg(results.path())
         // Its `node` is the one that it needs.
         .env("PATH", path())
@@ -83,21 +100,30 @@ pub(super) async fn run(leg: Leg, revision: &str) -> Checks {
         .await
         .unwrap();
     let mut checks = Checks::default();
-    for entry in fs::read_dir(results.path()).unwrap() {
-        let folder = entry.unwrap().path();
-        Checks::read(&folder, &scenario(&folder, side), &mut checks);
+    for folder in folders(results.path()) {
+        let scenario = scenario(results.path(), &folder, side);
+        Checks::read(&folder, &scenario, &mut checks);
     }
     // It fails where a scenario does; where it did not even run them, it says why.
     assert!(!checks.0.is_empty(), "{output:?}");
     checks
 }
 
-/// The scenario that a folder of results is about: `server-NAME-2026-01-01T00-00-00-000Z`.
-fn scenario(folder: &Path, side: &str) -> String {
+/// The folders that have results: the names of scenarios may have slashes.
+fn folders(under: &Path) -> Vec<PathBuf> {
+    if under.join("checks.json").is_file() {
+        return vec![under.to_owned()];
+    }
+    let entries = fs::read_dir(under).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_dir()).flat_map(|path| folders(&path)).collect()
+}
+
+/// The scenario that a folder of results is about: `[server-]NAME-2026-01-01T00-00-00-000Z`.
+fn scenario(results: &Path, folder: &Path, side: &str) -> String {
     const TIME: usize = "-2026-01-01T00-00-00-000Z".len();
-    let name = folder.file_name().unwrap().to_str().unwrap();
+    let name = folder.strip_prefix(results).unwrap().to_str().unwrap();
     let name = name.strip_prefix(&format!("{side}-")).unwrap_or(name);
-    name[..name.len() - TIME].to_owned()
+    name.split_at(name.len() - TIME).0.to_owned()
 }
 
 fn programs() -> PathBuf {

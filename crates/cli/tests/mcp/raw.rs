@@ -46,11 +46,12 @@ impl Raw {
     /// The request as a POST with the right headers.
     pub(crate) fn request(&self, method: &str, params: Value) -> Ask {
         let params = self.params(params);
-        let name = params["name"].as_str().or(params["uri"].as_str()).map(str::to_owned);
+        let named = ["name", "uri", "taskId"].into_iter().find_map(|key| params[key].as_str());
+        let name = named.map(str::to_owned);
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         let post = self.post().header("mcp-method", method).json(&body);
         match name {
-            Some(name) if name.is_ascii() => post.header("mcp-name", &name),
+            Some(name) if plain(&name) => post.header("mcp-name", &name),
             // What a header cannot hold is put into base64.
             Some(name) => post.header("mcp-name", &sentinel(&name)),
             None => post,
@@ -108,6 +109,11 @@ impl Raw {
             sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// Whether a header holds it as it is.
+fn plain(text: &str) -> bool {
+    text.trim() == text && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
 fn sentinel(text: &str) -> String {

@@ -25,7 +25,8 @@ async fn a_page_and_a_state_until_people_have_decided() {
         .await;
     assert_eq!(reply.status, 401, "the page is there, for whoever logs in");
 
-    let back = |state: &Value| json!({"requestState": state, "inputResponses": {"approval": {"action": "accept"}}});
+    let responses = json!({"approval": {"action": "accept"}});
+    let back = |state: &Value| json!({"requestState": state, "inputResponses": responses});
     let state = result["requestState"].clone();
     let still = agent.call_with("page", back(&state)).await;
     assert_eq!(still["result"]["resultType"], "input_required", "{still}");

@@ -73,7 +73,6 @@ async fn names_are_exact() {
         "resources/read",
         "prompts/get",
         "completion/complete",
-        "",
     ] {
         let refused = raw.call(name, json!({})).await;
         assert_eq!(code(&refused), INVALID_PARAMS, "{name:?}: {refused}");
@@ -231,7 +230,9 @@ async fn a_task_is_its_principals_alone() {
     let gateway = Gateway::start(&[over_http("everything", &running)]).await;
     gateway.raw().lists("write_note").await;
     let held = rego(
-        r#"decisions contains {"effect": "REQUIRE_APPROVAL", "rule": "R-HELD", "reason": "held"} if {
+        r#"decisions contains {
+            "effect": "REQUIRE_APPROVAL", "rule": "R-HELD", "reason": "held",
+        } if {
             input.tool.id == "mcp.everything.write_note"
         }"#,
     );

@@ -38,7 +38,7 @@ async fn ended(gateway: &Gateway) -> Action {
     loop {
         let actions = gateway.actions(State::Unspecified).await;
         let mut of_victim = actions.into_iter().filter(|one| one.tool == "mcp.bad.victim");
-        let action = of_victim.next().expect("it was called");
+        let action = of_victim.next().unwrap();
         assert!(of_victim.next().is_none(), "it was called once");
         if [State::Executed, State::Failed, State::Unknown].contains(&action.state()) {
             return action;

@@ -39,7 +39,16 @@ function build() {
       claims: () => ({ sub: id, name: `${id} <of a test>`, groups: told.groups[id] ?? [] }),
     }),
     pkce: { required: () => true },
-    features: { devInteractions: { enabled: true } },
+    // For MCP servers: clients that register themselves, and tokens for one resource.
+    scopes: ['openid', 'offline_access', 'mcp:use'],
+    features: {
+      devInteractions: { enabled: true },
+      registration: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        getResourceServerInfo: (_, resource) => ({ audience: resource, scope: 'mcp:use', accessTokenFormat: 'opaque' }),
+      },
+    },
   });
   provider.use(async (ctx, next) => {
     await next();

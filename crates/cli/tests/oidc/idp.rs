@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use crate::common::wire::{Reply, Wire};
 
 /// The provider. It is killed when this is dropped.
-pub(super) struct Idp {
-    pub(super) url: String,
+pub(crate) struct Idp {
+    pub(crate) url: String,
     process: Child,
 }
 
 impl Idp {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let modules = std::env::var_os("TALLY_FOREIGN_NODE_MODULES").map(PathBuf::from);
         let modules = modules.filter(|folder| folder.join("oidc-provider").is_dir());
         let Some(modules) = modules else {
@@ -39,18 +39,18 @@ impl Idp {
     }
 
     /// Changes what the provider is told.
-    pub(super) async fn set(&self, change: Value) {
+    pub(crate) async fn set(&self, change: Value) {
         let reply = Wire::new(&self.url).ask("POST", "/fixture").json(&change).send().await;
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
 
     /// Lets the provider send people back to a server, by all the names that it has in a test.
-    pub(super) async fn redirects_to(&self, urls: &[&str]) {
+    pub(crate) async fn redirects_to(&self, urls: &[&str]) {
         let uris: Vec<_> = urls.iter().map(|url| format!("{url}/auth/callback")).collect();
         self.set(json!({"redirect_uris": uris})).await;
     }
 
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
@@ -65,7 +65,7 @@ impl Drop for Idp {
 }
 
 /// A browser with its cookies, of one person.
-pub(super) struct Browser {
+pub(crate) struct Browser {
     person: String,
     cookies: BTreeMap<(String, String), String>,
 }
@@ -74,35 +74,35 @@ pub(super) struct Browser {
 const STEPS_MAX: usize = 20;
 
 impl Browser {
-    pub(super) fn of(person: &str) -> Self {
+    pub(crate) fn of(person: &str) -> Self {
         Self { person: person.to_owned(), cookies: BTreeMap::new() }
     }
 
     /// The value of a cookie of `url`'s server.
-    pub(super) fn cookie(&self, url: &str, name: &str) -> Option<&str> {
+    pub(crate) fn cookie(&self, url: &str, name: &str) -> Option<&str> {
         let (origin, _) = split(url);
         self.cookies.get(&(origin, name.to_owned())).map(String::as_str)
     }
 
     /// Sets a cookie as another browser had it.
-    pub(super) fn set_cookie(&mut self, url: &str, name: &str, value: &str) {
+    pub(crate) fn set_cookie(&mut self, url: &str, name: &str, value: &str) {
         self.cookies.insert((split(url).0, name.to_owned()), value.to_owned());
     }
 
     /// One request, without following where it leads.
-    pub(super) async fn get(&mut self, url: &str) -> Reply {
+    pub(crate) async fn get(&mut self, url: &str) -> Reply {
         self.send("GET", url, None).await
     }
 
     /// A POST from a page of `site`.
-    pub(super) async fn post(&mut self, url: &str, site: &str) -> Reply {
+    pub(crate) async fn post(&mut self, url: &str, site: &str) -> Reply {
         let (origin, path) = split(url);
         let ask = Wire::new(&origin).ask("POST", &path).header("sec-fetch-site", site);
         self.keep(&origin, ask.header("cookie", &self.cookies_of(&origin)).send().await)
     }
 
     /// A form of a page of `site`.
-    pub(super) async fn submit(&mut self, url: &str, site: &str, form: &str) -> Reply {
+    pub(crate) async fn submit(&mut self, url: &str, site: &str, form: &str) -> Reply {
         let (origin, path) = split(url);
         let ask = Wire::new(&origin).ask("POST", &path).header("sec-fetch-site", site);
         let ask = ask.raw(form).header("content-type", "application/x-www-form-urlencoded");
@@ -141,11 +141,15 @@ impl Browser {
 
     /// Begins at `url` and goes through the provider's forms, up to its answer: the URL that
     /// would be asked next, of the server that the login began at.
-    pub(super) async fn until_callback(&mut self, url: &str) -> String {
+    pub(crate) async fn until_callback(&mut self, url: &str) -> String {
         let begun = self.get(url).await;
         assert_eq!(begun.status, 303, "{}", begun.text());
-        let home = split(url).0;
-        let mut next = begun.header("location").to_owned();
+        self.sent_to(begun.header("location"), &split(url).0).await
+    }
+
+    /// Goes through the provider's forms from `url` on, up to where it sends to `home`.
+    pub(crate) async fn sent_to(&mut self, url: &str, home: &str) -> String {
+        let mut next = url.to_owned();
         for _ in 0..STEPS_MAX {
             if split(&next).0 == home {
                 return next;
@@ -170,8 +174,17 @@ impl Browser {
         panic!("the login at {url} never ends");
     }
 
+    /// Goes through the provider's forms from `url` on, and back to who listens on this machine.
+    pub(crate) async fn through(&mut self, url: &str) {
+        let home = form_urlencoded::parse(url.split_once('?').unwrap().1.as_bytes())
+            .find_map(|(name, value)| (name == "redirect_uri").then(|| value.into_owned()));
+        let callback = self.sent_to(url, &split(&home.unwrap()).0).await;
+        let shown = self.get(&callback).await;
+        assert_eq!(shown.status, 200, "{}", shown.text());
+    }
+
     /// Logs in whole: the answer to the callback.
-    pub(super) async fn log_in(&mut self, url: &str) -> Reply {
+    pub(crate) async fn log_in(&mut self, url: &str) -> Reply {
         let callback = self.until_callback(url).await;
         self.get(&callback).await
     }

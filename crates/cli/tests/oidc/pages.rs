@@ -62,7 +62,7 @@ impl Desk {
 /// The value of a hidden field.
 fn field(reply: &Reply, name: &str) -> String {
     let text = reply.text();
-    let (_, rest) = text.split_once(&format!("name={name} value=\"")).expect("a form");
+    let (_, rest) = text.split_once(&format!("name={name} value=\"")).unwrap();
     rest.split('"').next().unwrap().to_owned()
 }
 

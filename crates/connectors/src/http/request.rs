@@ -184,8 +184,8 @@ fn method(name: &str) -> Result<Method, Failure> {
     found.ok_or_else(|| invalid("params_invalid", "`/params/method` is not one that is offered"))
 }
 
-/// Reads a URL. The parser drops white space and control characters silently; what was approved must be what
-/// runs, so they are refused.
+/// Reads a URL. The parser drops white space and control characters silently; what was approved
+/// must be what runs, so they are refused.
 pub(crate) fn parse_url(text: &str) -> Result<Url, Failure> {
     if text.len() > limits::URL_BYTES_MAX {
         return Err(url_invalid(&format!("is longer than {} bytes", limits::URL_BYTES_MAX)));

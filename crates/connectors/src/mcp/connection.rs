@@ -11,8 +11,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::auth::Subject;
 use super::call::{RpcError, SessionLane};
+use super::endpoint::Endpoint;
 use super::health::Hub;
-use super::http::{Endpoint, Session};
+use super::http::Session;
 use super::message::{self, member, object};
 use super::serve::{Askable, Caller, empty};
 use super::spec::Revision;
@@ -118,8 +119,8 @@ impl Features {
 pub(super) struct Connection {
     wire: Wire,
     pub(super) facts: Facts,
-    /// Listens for what belongs to no request.
-    listener: Option<AbortOnDropHandle<()>>,
+    /// Listens for what belongs to no request; with sessions only.
+    _listener: Option<AbortOnDropHandle<()>>,
 }
 
 /// What this client is called where no other client stands behind it.
@@ -151,14 +152,6 @@ impl Connection {
         match &self.wire {
             Wire::Stdio(child) => child.alive(),
             Wire::Http(_) => true,
-        }
-    }
-
-    /// Why it broke.
-    pub(super) fn broken(&self) -> Option<Failure> {
-        match &self.wire {
-            Wire::Stdio(child) if !child.alive() => Some(child.ended()),
-            Wire::Stdio(_) | Wire::Http(_) => None,
         }
     }
 
@@ -209,7 +202,13 @@ impl Connection {
     }
 }
 
-fn out<'a>(id: u64, method: &'static str, name: Option<&'a str>, params: &str) -> Out<'a> {
+/// A request that is no action.
+pub(super) fn out<'a>(
+    id: u64,
+    method: &'static str,
+    name: Option<&'a str>,
+    params: &str,
+) -> Out<'a> {
     Out {
         id,
         method,
@@ -258,6 +257,8 @@ pub(super) async fn open(
 enum Era {
     Modern(Facts),
     Legacy,
+    /// The stateless revision, which was refused at first.
+    Again,
 }
 
 async fn open_http(
@@ -269,20 +270,17 @@ async fn open_http(
     if pin.or(hub.revision()) != Some(Revision::V2025_11_25) {
         let modern = Revision::V2026_07_28;
         let session = Session::new(endpoint, hub, modern, None, Askable::default());
-        let asked = session.request(discover(hub.next_id()));
-        let era = match tokio::time::timeout(limits::MCP_PROBE_TIMEOUT, asked).await {
-            Ok(Ok((reply, _))) => era(Ok(reply))?,
-            Ok(Err(lost)) => era(Err(lost))?,
-            // Silence is what an older server may answer.
-            Err(_) => Era::Legacy,
+        let found = match asked(&session, hub).await? {
+            Era::Again => asked(&session, hub).await?,
+            found => found,
         };
-        match era {
+        match found {
             Era::Modern(facts) => {
                 let wire = Wire::Http(Arc::new(session));
-                return Ok(Connection { wire, facts, listener: None });
+                return Ok(Connection { wire, facts, _listener: None });
             }
-            Era::Legacy if pin == Some(modern) => return Err(other_revision()),
-            Era::Legacy => {}
+            Era::Legacy if pin != Some(modern) => {}
+            Era::Legacy | Era::Again => return Err(other_revision()),
         }
     }
     let askable = lane.map(|lane| Askable::of(&lane.capabilities)).unwrap_or_default();
@@ -297,7 +295,17 @@ async fn open_http(
     let listening = Arc::clone(&session);
     let listener = tokio::spawn(async move { listening.listen().await });
     let listener = Some(AbortOnDropHandle::new(listener));
-    Ok(Connection { wire: Wire::Http(session), facts, listener })
+    Ok(Connection { wire: Wire::Http(session), facts, _listener: listener })
+}
+
+/// What an endpoint says that it speaks.
+async fn asked(session: &Session, hub: &Hub) -> Result<Era, Failure> {
+    let asked = session.request(discover(hub.next_id()));
+    match tokio::time::timeout(limits::MCP_PROBE_TIMEOUT, asked).await {
+        Ok(reply) => era(reply.map(|(reply, _)| reply)),
+        // Silence is what an older server may answer.
+        Err(_) => Ok(Era::Legacy),
+    }
 }
 
 async fn open_stdio(
@@ -309,10 +317,15 @@ async fn open_stdio(
     let askable = lane.map(|lane| Askable::of(&lane.capabilities)).unwrap_or_default();
     let id = lane.map(|lane| lane.id.clone());
     let start = || launch.start(hub, id.clone(), askable);
-    let connection = |child, facts| Connection { wire: Wire::Stdio(child), facts, listener: None };
+    let connection = |child, facts| Connection { wire: Wire::Stdio(child), facts, _listener: None };
     let mut child = start()?;
     if pin.or(hub.revision()) != Some(Revision::V2025_11_25) {
-        match probe(&child, hub, lane, pin).await {
+        let found = match probe(&child, hub, lane, pin).await {
+            Ok((Era::Again, _)) => probe(&child, hub, lane, pin).await,
+            found => found,
+        };
+        match found {
+            Ok((Era::Again, _)) => return Err(other_revision()),
             Ok((Era::Modern(facts), _)) => return Ok(connection(child, facts)),
             Ok((Era::Legacy, Some(facts))) => return settled(connection(child, facts)).await,
             Ok((Era::Legacy, None)) => {}
@@ -354,7 +367,7 @@ async fn probe(
     let mut opened = pin!(child.request(initialize(hub.next_id(), lane)));
     tokio::select! {
         reply = &mut discovered => match era(reply)? {
-            Era::Modern(facts) => Ok((Era::Modern(facts), None)),
+            found @ (Era::Modern(_) | Era::Again) => Ok((found, None)),
             Era::Legacy => {
                 let facts = initialized(opened.await.map_err(failure)?)?;
                 Ok((Era::Legacy, Some(facts)))
@@ -419,7 +432,7 @@ fn era(reply: Result<Reply, Lost>) -> Result<Era, Failure> {
         },
         Ok(Err(error)) => match error.code {
             -32022 => match offered(&supported(&error))? {
-                true => Err(other_revision()),
+                true => Ok(Era::Again),
                 false => Ok(Era::Legacy),
             },
             -32021 | -32020 => Err(rpc_failure(&error)),

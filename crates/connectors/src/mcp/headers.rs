@@ -119,10 +119,10 @@ pub(super) fn values(mirrors: &[Mirror], arguments: &RawJson) -> Vec<(HeaderName
 
 /// `text` as the value of a header: as it is where that is safe, else in base64 with a mark.
 pub(super) fn encoded(text: &str) -> HeaderValue {
+    let marked = text.starts_with("=?base64?") && text.ends_with("?=");
     let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
-        && !text.starts_with([' ', '\t'])
-        && !text.ends_with([' ', '\t'])
-        && !(text.starts_with("=?base64?") && text.ends_with("?="));
+        && text.trim_matches([' ', '\t']).len() == text.len()
+        && !marked;
     let coded = || format!("=?base64?{}?=", STANDARD.encode(text));
     let value = if plain { HeaderValue::from_str(text) } else { HeaderValue::try_from(coded()) };
     // Both are printable ASCII.

@@ -1,12 +1,12 @@
 //! How an upstream is, and what it tells of itself.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use super::serve::Caller;
 use super::spec::Revision;
@@ -85,11 +85,15 @@ pub enum Event {
 pub(super) struct Hub {
     events: broadcast::Sender<Event>,
     state: Mutex<Condition>,
+    /// Whether the state is down, to be read without the lock.
+    failing: AtomicBool,
     ids: AtomicU64,
     dropped: AtomicU64,
     ignored: AtomicU64,
     /// How often the lists changed: tools, resources, prompts.
     changes: [AtomicU64; 3],
+    /// A stateless upstream took up a subscription.
+    acknowledged: Notify,
     /// Calls in flight over connections of sessions, the newest last.
     calls: Mutex<Vec<(String, u64, Arc<Caller>)>>,
 }
@@ -133,10 +137,12 @@ impl Hub {
                 revision: None,
                 server_info: None,
             }),
+            failing: AtomicBool::new(false),
             ids: AtomicU64::new(1),
             dropped: AtomicU64::new(0),
             ignored: AtomicU64::new(0),
             changes: Default::default(),
+            acknowledged: Notify::new(),
             calls: Mutex::default(),
         }
     }
@@ -175,21 +181,49 @@ impl Hub {
         }
     }
 
-    /// A connection was made.
-    pub(super) fn up(&self, revision: Revision, server_info: Option<&RawValue>) {
+    /// A connection was made. That of a session says nothing new of the lists.
+    pub(super) fn up(&self, revision: Revision, server_info: Option<&RawValue>, shared: bool) {
         let mut state = lock(&self.state);
         if state.state != State::Up {
             (state.state, state.since) = (State::Up, now());
         }
         state.failures = 0;
+        self.failing.store(false, Ordering::Relaxed);
         state.revision = Some(revision);
         state.server_info = server_info.map(ToOwned::to_owned);
         drop(state);
-        self.emit(Event::Up);
-        // What changed while nobody was listening is not known.
+        if shared {
+            self.emit(Event::Up);
+            // What changed while nobody was listening is not known.
+            self.all_changed();
+        }
+    }
+
+    /// The upstream answered.
+    pub(super) fn well(&self) {
+        if !self.failing.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = lock(&self.state);
+        if state.state == State::Down {
+            (state.state, state.since) = (State::Up, now());
+            state.failures = 0;
+            self.failing.store(false, Ordering::Relaxed);
+            drop(state);
+            self.emit(Event::Up);
+        }
+    }
+
+    /// Any list may have changed.
+    pub(super) fn all_changed(&self) {
         for list in [List::Tools, List::Resources, List::Prompts] {
             self.changed(list);
         }
+    }
+
+    /// Returns when a subscription is taken up after now.
+    pub(super) fn acknowledged(&self) -> impl Future<Output = ()> + Send {
+        self.acknowledged.notified()
     }
 
     /// A connection failed or broke.
@@ -198,6 +232,7 @@ impl Hub {
         if state.state != State::Down {
             (state.state, state.since) = (State::Down, now());
         }
+        self.failing.store(true, Ordering::Relaxed);
         state.failures = state.failures.saturating_add(1);
         state.last_error = Some(reason.to_owned());
         drop(state);
@@ -264,11 +299,13 @@ impl Hub {
         params: Option<&RawValue>,
     ) {
         match (method, params, caller) {
+            // The lists are read over the shared connection, which is told as well.
+            (of, ..) if of.ends_with("/list_changed") && lane.is_some() => {}
             ("notifications/tools/list_changed", ..) => self.changed(List::Tools),
             ("notifications/resources/list_changed", ..) => self.changed(List::Resources),
             ("notifications/prompts/list_changed", ..) => self.changed(List::Prompts),
             ("notifications/resources/updated", Some(params), _) => self.updated(params),
-            ("notifications/subscriptions/acknowledged", ..) => {}
+            ("notifications/subscriptions/acknowledged", ..) => self.acknowledged.notify_one(),
             (_, Some(params), Some(caller)) => caller.notified(method, params),
             ("notifications/message", Some(params), None) => {
                 let lane = lane.map(str::to_owned);

@@ -1,218 +1,33 @@
 //! Streamable HTTP: each message of ours is a POST; answers come as JSON or as a stream of events.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::response::Parts as Head;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use hyper::body::Bytes;
 use kernel::failure::{Category, Failure};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use zeroize::Zeroizing;
 
-use super::auth::{Authorizer, Challenge, Subject};
+use super::auth::Subject;
 use super::connection::{Lost, Out, Reply};
-use super::error::Error;
+use super::endpoint::{Endpoint, Way};
 use super::health::Hub;
 use super::message::{self, Message};
-use super::pool::{Body, Pool};
+use super::pool::Body;
 use super::serve::{self, Askable, Caller, Gate};
-use super::spec::{self, Parts, Revision, Secrets};
+use super::spec::Revision;
 use super::sse;
-use crate::http::request::{Target, header_map, parse_url};
-use crate::http::wire;
 use crate::limits;
 
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 pub(super) const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-const NAME: HeaderName = HeaderName::from_static("mcp-name");
-const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+pub(super) const NAME: HeaderName = HeaderName::from_static("mcp-name");
+pub(super) const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 const EVENTS: &str = "text/event-stream";
-
-/// The MCP endpoint of one upstream.
-pub(super) struct Endpoint {
-    pool: Arc<Pool>,
-    /// What the request line asks for, secrets not yet in place.
-    path: String,
-    host: HeaderValue,
-    /// Headers without secrets.
-    fixed: HeaderMap,
-    /// Headers with secrets.
-    secret: Vec<(HeaderName, String)>,
-    secrets: Arc<dyn Secrets>,
-    authorizer: Option<Arc<dyn Authorizer>>,
-}
-
-impl std::fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint").field("pool", &self.pool).finish_non_exhaustive()
-    }
-}
-
-impl Endpoint {
-    pub(super) fn new(
-        url: &str,
-        headers: &std::collections::BTreeMap<String, String>,
-        private: bool,
-        parts: &Parts,
-    ) -> Result<Self, Error> {
-        let (target, path) = target(url)?;
-        let host = HeaderValue::from_str(&target.authority())
-            .map_err(|_| Error::Url("names a host that cannot be sent".to_owned()))?;
-        let (open, secret): (Vec<_>, Vec<_>) =
-            headers.iter().partition(|(_, value)| !value.contains("${"));
-        let open = open.into_iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let fixed = header_map(&open).map_err(|failure| header_error(&failure))?;
-        let mut hidden = Vec::new();
-        for (name, value) in secret {
-            // Checked with a value in place of the secret.
-            let probe = [(name.clone(), "x".to_owned())].into();
-            header_map(&probe).map_err(|failure| header_error(&failure))?;
-            let parsed = HeaderName::from_bytes(name.as_bytes())
-                .map_err(|_| Error::Header { name: name.clone(), reason: "is malformed" })?;
-            hidden.push((parsed, value.clone()));
-        }
-        for name in fixed.keys().chain(hidden.iter().map(|(name, _)| name)) {
-            if ours(name) {
-                let reason = "is set by Tally: leave it out";
-                return Err(Error::Header { name: name.to_string(), reason });
-            }
-        }
-        let tls = match target.scheme {
-            crate::http::request::Scheme::Http => None,
-            crate::http::request::Scheme::Https => Some(
-                wire::tls(parts.extra_ca_pem.as_deref())
-                    .map_err(|e| Error::Certificate(e.to_string()))?,
-            ),
-        };
-        Ok(Self {
-            pool: Arc::new(Pool::new(target, private, Arc::clone(&parts.resolver), tls)),
-            path,
-            host,
-            fixed,
-            secret: hidden,
-            secrets: Arc::clone(&parts.secrets),
-            authorizer: parts.authorizer.clone(),
-        })
-    }
-
-    /// The headers that every request has, their secrets in place.
-    fn headers(&self) -> Result<HeaderMap, Failure> {
-        let mut headers = self.fixed.clone();
-        headers.insert(header::HOST, self.host.clone());
-        for (name, value) in &self.secret {
-            let value = spec::reveal(value, self.secrets.as_ref())?;
-            let mut value = HeaderValue::from_str(&value).map_err(|_| {
-                let message = format!("the secret in the header `{name}` cannot be sent in one");
-                Failure::new(Category::Validation, "header_refused", message)
-            })?;
-            value.set_sensitive(true);
-            headers.insert(name.clone(), value);
-        }
-        Ok(headers)
-    }
-
-    fn path(&self) -> Result<Zeroizing<String>, Failure> {
-        spec::reveal(&self.path, self.secrets.as_ref())
-    }
-
-    /// Sends one request, authorised, and gives the answer that is no demand for authorisation.
-    async fn send(
-        &self,
-        method: Method,
-        extra: HeaderMap,
-        body: Bytes,
-        way: &Way<'_>,
-    ) -> Result<(Head, Body), Lost> {
-        let mut challenge: Option<Challenge> = None;
-        for _ in 0..=limits::MCP_CHALLENGES_MAX {
-            let mut request = Request::new(Full::new(body.clone()));
-            let path = self.path()?;
-            *request.method_mut() = method.clone();
-            *request.uri_mut() = path.parse().map_err(|_| {
-                let message = "the URL's path cannot be sent with its secrets in place";
-                Failure::new(Category::Validation, "url_invalid", message)
-            })?;
-            let mut headers = self.headers()?;
-            headers.extend(extra.clone());
-            if let Some(authorizer) = &self.authorizer {
-                let value = authorizer.authorization(way.subject, challenge.as_ref()).await?;
-                if let Some(mut value) = value {
-                    value.set_sensitive(true);
-                    headers.insert(header::AUTHORIZATION, value);
-                }
-            }
-            *request.headers_mut() = headers;
-            let (head, answer) = self.pool.send(request, way.repeatable, way.caller).await?;
-            if !matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                return Ok((head, answer));
-            }
-            // Refused, so not acted upon.
-            if let Some(caller) = way.caller {
-                caller.not_sent();
-            }
-            let demanded = head.headers.get(header::WWW_AUTHENTICATE);
-            let demanded = demanded.and_then(|value| value.to_str().ok()).map(str::to_owned);
-            let status = head.status.as_u16();
-            let www_authenticate = match (&self.authorizer, demanded) {
-                (Some(_), Some(demanded)) => demanded,
-                (Some(_), None) if status == 401 => String::new(),
-                _ => return Err(unauthorized(head.status).into()),
-            };
-            challenge = Some(Challenge { status, www_authenticate });
-        }
-        Err(unauthorized(StatusCode::UNAUTHORIZED).into())
-    }
-}
-
-/// How a request is sent.
-struct Way<'a> {
-    subject: Option<&'a Subject>,
-    repeatable: bool,
-    caller: Option<&'a Caller>,
-}
-
-/// Splits a URL into its origin, which has no secrets, and the rest.
-fn target(url: &str) -> Result<(Target, String), Error> {
-    let invalid = |failure: Failure| Error::Url(failure.message);
-    if spec::secret_names(url).is_none() {
-        return Err(Error::Secret { place: "the URL".to_owned() });
-    }
-    let (origin, path) = match url.split_once("${") {
-        None => (url, None),
-        Some((before, _)) => {
-            let rest = before.split_once("://").map_or("", |(_, rest)| rest);
-            if !rest.contains('/') {
-                let reason = "may hold secrets in its path and query only";
-                return Err(Error::Url(reason.to_owned()));
-            }
-            (before, url.splitn(4, '/').nth(3).map(|path| format!("/{path}")))
-        }
-    };
-    let parsed = parse_url(origin).map_err(invalid)?;
-    let target = Target::new(parsed).map_err(invalid)?;
-    let path = path.unwrap_or_else(|| target.path_and_query());
-    Ok((target, path))
-}
-
-fn header_error(failure: &Failure) -> Error {
-    Error::Header { name: failure.message.clone(), reason: "cannot be set" }
-}
-
-/// Headers that this client sets.
-fn ours(name: &HeaderName) -> bool {
-    let text = name.as_str();
-    [SESSION, VERSION, METHOD, NAME, LAST_EVENT].contains(name)
-        || matches!(text, "accept" | "content-type" | "origin")
-        || text.starts_with("mcp-param-")
-}
-
-fn unauthorized(status: StatusCode) -> Failure {
-    let message = format!("the MCP server demands authorisation: it answered {status}");
-    Failure::new(Category::Auth, "upstream_unauthorized", message)
-}
 
 /// One session, or none where the upstream is stateless.
 #[derive(Debug)]
@@ -224,6 +39,7 @@ pub(super) struct Session {
     askable: Askable,
     lane: Option<String>,
     hub: Arc<Hub>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
 }
 
 impl Session {
@@ -235,7 +51,7 @@ impl Session {
         lane: Option<String>,
         askable: Askable,
     ) -> Self {
-        let mut headers = HeaderMap::new();
+        let mut headers = endpoint.headers();
         let accepted = HeaderValue::from_static("application/json, text/event-stream");
         headers.insert(header::ACCEPT, accepted);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -243,7 +59,7 @@ impl Session {
             headers.insert(VERSION, HeaderValue::from_static("2026-07-28"));
         }
         let (endpoint, hub) = (Arc::clone(endpoint), Arc::clone(hub));
-        Self { endpoint, revision, headers, askable, lane, hub }
+        Self { endpoint, revision, headers, askable, lane, hub, waiting: Mutex::default() }
     }
 
     /// Goes on by the version and the session that the upstream chose.
@@ -275,7 +91,8 @@ impl Session {
 
     /// Sends a request and waits for its answer; also gives the session that the answer opened.
     pub(super) async fn request(&self, out: Out<'_>) -> Result<(Reply, Option<HeaderValue>), Lost> {
-        let mut cancel = Cancel { session: self, id: out.id, armed: false };
+        let subject = out.subject;
+        let mut cancel = Cancel { session: self, subject, id: out.id, armed: false };
         let way = Way {
             subject: out.subject,
             repeatable: out.repeatable,
@@ -287,8 +104,8 @@ impl Session {
         let (head, mut body) = sent.inspect_err(|_| cancel.armed = false)?;
         let session = head.headers.get(SESSION).cloned();
         let reply = if head.status.is_success() && is(&head, EVENTS) {
-            let caller = out.caller;
-            self.stream(body, out.id, caller, out.subject).await
+            let origin = Origin { id: out.id, caller: out.caller, subject: out.subject };
+            self.stream(body, origin).await
         } else {
             let reply = self.whole(&head, &mut body, out.id).await;
             cancel.armed = false;
@@ -321,6 +138,14 @@ impl Session {
             Err(_) => Bytes::new(),
         };
         match Message::parse(&bytes) {
+            // How some servers say that they do not know the session: before they act.
+            Ok(Message::Response { outcome: Err(error), .. })
+                if status == StatusCode::BAD_REQUEST
+                    && error.code == -32000
+                    && self.headers.contains_key(SESSION) =>
+            {
+                Err(Lost::Expired)
+            }
             Ok(Message::Response { id: Some(answered), outcome }) if answered == id => {
                 Ok(outcome.map(ToOwned::to_owned))
             }
@@ -332,20 +157,27 @@ impl Session {
         }
     }
 
-    /// An answer that is a stream of events; a broken one is taken up again where that is possible.
-    async fn stream(
-        &self,
-        mut body: Body,
-        id: u64,
-        caller: Option<&Arc<Caller>>,
-        subject: Option<&Subject>,
-    ) -> Result<Reply, Lost> {
+    /// An answer that is a stream of events.
+    async fn stream(&self, body: Body, origin: Origin<'_>) -> Result<Reply, Lost> {
+        if self.modern() {
+            return self.follow(body, origin).await;
+        }
+        // Some servers answer over whatever stream is opened next.
+        let (sender, elsewhere) = oneshot::channel();
+        let _waiting = Waiting::new(self, origin.id, sender);
+        tokio::select! {
+            reply = self.follow(body, origin) => reply,
+            Ok(reply) = elsewhere => Ok(reply),
+        }
+    }
+
+    /// Reads a stream to its answer; a broken one is taken up again where that is possible.
+    async fn follow(&self, mut body: Body, origin: Origin<'_>) -> Result<Reply, Lost> {
         let mut asks = JoinSet::new();
         let mut stream = Stream::new();
         let mut failed = 0;
         loop {
-            let ended = self.events(&mut body, &mut stream, &mut asks, id, caller).await;
-            let why = match ended {
+            let why = match self.events(&mut body, &mut stream, &mut asks, origin).await {
                 Ok(Some(reply)) => return Ok(reply),
                 Ok(None) => broken(),
                 Err(failure) => failure,
@@ -353,26 +185,23 @@ impl Session {
             if self.modern() || !why.retryable {
                 return Err(Lost::Unknown(why));
             }
-            loop {
+            if std::mem::take(&mut stream.seen) > 0 {
+                failed = 0;
+            }
+            body = loop {
                 let Some(last) = stream.last.clone() else { return Err(Lost::Unknown(why)) };
                 if failed == limits::MCP_RESUMES_MAX {
                     return Err(Lost::Unknown(why));
                 }
                 failed += 1;
                 tokio::time::sleep(stream.retry).await;
-                match self.resume(Some(&last), subject).await {
-                    Ok(Some(taken)) => {
-                        body = taken;
-                        let seen = std::mem::replace(&mut stream.seen, 0);
-                        failed = if seen > 0 { 0 } else { failed };
-                        stream.reader = sse::Reader::default();
-                        break;
-                    }
-                    Ok(None) => return Err(Lost::Unknown(why)),
-                    Err(Lost::Expired) => return Err(Lost::Unknown(why)),
+                match self.resume(Some(&last), origin.subject).await {
+                    Ok(Some(taken)) => break taken,
+                    Ok(None) | Err(Lost::Expired) => return Err(Lost::Unknown(why)),
                     Err(Lost::NotSent(_) | Lost::Unknown(_)) => {}
                 }
-            }
+            };
+            stream.reader = sse::Reader::default();
         }
     }
 
@@ -408,8 +237,7 @@ impl Session {
         body: &mut Body,
         stream: &mut Stream,
         asks: &mut JoinSet<()>,
-        id: u64,
-        caller: Option<&Arc<Caller>>,
+        origin: Origin<'_>,
     ) -> Result<Option<Reply>, Failure> {
         while let Some(bytes) = body.next().await? {
             let events = stream
@@ -421,7 +249,7 @@ impl Session {
                 if !event.message || event.data.is_empty() {
                     continue;
                 }
-                if let Some(reply) = self.take(&event.data, &mut stream.gate, asks, id, caller) {
+                if let Some(reply) = self.take(&event.data, &mut stream.gate, asks, origin) {
                     self.ending(body).await;
                     return Ok(Some(reply));
                 }
@@ -438,22 +266,29 @@ impl Session {
         let _closed = tokio::time::timeout(Duration::ZERO, rest).await;
     }
 
-    /// One message; the answer to `id` is given back.
+    /// One message; the answer that is waited for is given back.
     fn take(
         &self,
         data: &[u8],
         gate: &mut Gate,
         asks: &mut JoinSet<()>,
-        id: u64,
-        caller: Option<&Arc<Caller>>,
+        origin: Origin<'_>,
     ) -> Option<Reply> {
         match Message::parse(data) {
-            Ok(Message::Response { id: Some(answered), outcome }) if answered == id => {
-                return Some(outcome.map(ToOwned::to_owned));
+            Ok(Message::Response { id: Some(answered), outcome }) => {
+                let reply = outcome.map(ToOwned::to_owned);
+                if answered == origin.id {
+                    return Some(reply);
+                }
+                match lock(&self.waiting).remove(&answered) {
+                    // Whoever waited may have gone.
+                    Some(waiting) => drop(waiting.send(reply)),
+                    None => self.hub.ignored(),
+                }
             }
             Ok(Message::Notification { method, params }) => {
                 if gate.pass() {
-                    self.hub.notified(self.lane.as_deref(), caller, &method, params);
+                    self.hub.notified(self.lane.as_deref(), origin.caller, &method, params);
                 } else {
                     self.hub.dropped();
                 }
@@ -462,29 +297,34 @@ impl Session {
             Ok(Message::Request { id, method, params })
                 if !self.modern() && asks.len() < limits::MCP_ASKS_MAX =>
             {
-                let caller = caller.cloned().or_else(|| self.hub.newest(self.lane.as_deref()));
+                let newest = || self.hub.newest(self.lane.as_deref());
                 let answer = serve::answer(
                     self.askable,
-                    caller,
+                    origin.caller.cloned().or_else(newest),
                     id.to_owned(),
                     method.into_owned(),
                     params.map(ToOwned::to_owned),
                 );
-                let post = self.poster();
-                asks.spawn(async move { post.post(answer.await).await });
+                let post = self.poster(origin.subject);
+                asks.spawn(async move {
+                    let answer = answer.await;
+                    // On its own: the call may be over before the upstream says that it took it.
+                    tokio::spawn(async move { post.post(answer).await });
+                });
             }
             Ok(_) | Err(_) => self.hub.ignored(),
         }
         None
     }
 
-    fn poster(&self) -> Poster {
-        Poster { endpoint: Arc::clone(&self.endpoint), headers: self.headers.clone() }
+    fn poster(&self, subject: Option<&Subject>) -> Poster {
+        let (endpoint, headers) = (Arc::clone(&self.endpoint), self.headers.clone());
+        Poster { endpoint, headers, subject: subject.cloned() }
     }
 
     /// Sends what needs no answer.
     pub(super) async fn tell(&self, message: Vec<u8>) -> Result<(), Failure> {
-        self.poster().tell(message).await
+        self.poster(None).tell(message).await
     }
 
     /// Listens to the stream of what belongs to no request, for as long as the upstream has one.
@@ -496,7 +336,8 @@ impl Session {
             match self.resume(stream.last.as_deref(), None).await {
                 Ok(Some(mut body)) => {
                     // No answer belongs on this stream: ids start at 1.
-                    let _ended = self.events(&mut body, &mut stream, &mut asks, 0, None).await;
+                    let none = Origin { id: 0, caller: None, subject: None };
+                    let _ended = self.events(&mut body, &mut stream, &mut asks, none).await;
                     failed = if std::mem::take(&mut stream.seen) > 0 { 0 } else { failed + 1 };
                     stream.reader = sse::Reader::default();
                 }
@@ -516,6 +357,37 @@ impl Session {
             let _ended = tokio::time::timeout(limits::MCP_NOTIFY_TIMEOUT, sent).await;
         }
     }
+}
+
+/// The request that a stream belongs to.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    id: u64,
+    caller: Option<&'a Arc<Caller>>,
+    subject: Option<&'a Subject>,
+}
+
+/// A request whose answer may come over another stream.
+struct Waiting<'a> {
+    session: &'a Session,
+    id: u64,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(session: &'a Session, id: u64, answer: oneshot::Sender<Reply>) -> Self {
+        lock(&session.waiting).insert(id, answer);
+        Self { session, id }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.session.waiting).remove(&self.id);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where a stream is.
@@ -554,11 +426,12 @@ impl Stream {
 struct Poster {
     endpoint: Arc<Endpoint>,
     headers: HeaderMap,
+    subject: Option<Subject>,
 }
 
 impl Poster {
     async fn tell(self, message: Vec<u8>) -> Result<(), Failure> {
-        let way = Way { subject: None, repeatable: false, caller: None };
+        let way = Way { subject: self.subject.as_ref(), repeatable: false, caller: None };
         let sent = self.endpoint.send(Method::POST, self.headers, message.into(), &way);
         match tokio::time::timeout(limits::MCP_NOTIFY_TIMEOUT, sent).await {
             Ok(Ok((head, mut body))) => {
@@ -592,6 +465,7 @@ fn lost_failure(lost: Lost) -> Failure {
 /// told by the end of the connection.
 struct Cancel<'a> {
     session: &'a Session,
+    subject: Option<&'a Subject>,
     id: u64,
     armed: bool,
 }
@@ -599,7 +473,7 @@ struct Cancel<'a> {
 impl Drop for Cancel<'_> {
     fn drop(&mut self) {
         if self.armed {
-            let (post, id) = (self.session.poster(), self.id);
+            let (post, id) = (self.session.poster(self.subject), self.id);
             tokio::spawn(async move { post.post(message::cancelled(id)).await });
         }
     }

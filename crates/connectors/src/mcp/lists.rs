@@ -174,7 +174,7 @@ impl Reading {
             let max = limits::MCP_DEFINITION_BYTES_MAX;
             return refused(&name, format!("has more than {max} bytes"));
         }
-        let json = match RawJson::parse(raw.get()) {
+        let json = match RawJson::result(raw.to_owned()) {
             Ok(json) => json,
             Err(error) => return refused(&name, error.to_string()),
         };

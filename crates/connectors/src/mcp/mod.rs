@@ -8,6 +8,7 @@ pub mod auth;
 
 mod call;
 mod connection;
+mod endpoint;
 mod error;
 mod headers;
 mod health;
@@ -21,6 +22,7 @@ mod spec;
 mod sse;
 mod stdio;
 mod upstream;
+mod watch;
 
 pub use auth::{AuthSpec, Authorizer, Challenge, Subject};
 pub use call::{Back, Call, Detached, Ended, Lane, Method, RpcError, SessionLane};

@@ -62,7 +62,11 @@ impl Connection {
             Poll::Ready(())
         });
         poll.await;
-        !*ended && drive(driver, ended, sender.ready()).await.is_ok() && !*ended
+        if *ended || drive(driver, ended, sender.ready()).await.is_err() {
+            return false;
+        }
+        // It may have ended meanwhile.
+        !*ended
     }
 }
 

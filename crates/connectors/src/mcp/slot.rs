@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kernel::failure::{Category, Failure};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::call::SessionLane;
 use super::connection::{self, Connection, Link};
 use super::health::Hub;
 use super::spec::Revision;
+use super::watch::{self, Watch};
 use crate::limits;
 
 /// Where a connection is or will be.
@@ -16,11 +18,19 @@ use crate::limits;
 pub(super) struct Slot {
     link: Arc<Link>,
     hub: Arc<Hub>,
+    watch: Arc<Watch>,
     lane: Option<SessionLane>,
     pin: Option<Revision>,
-    current: Mutex<Option<Arc<Connection>>>,
+    current: Mutex<Option<Current>>,
     /// Held while a connection is made.
     making: tokio::sync::Mutex<Pause>,
+}
+
+/// A connection, and what listens over it. The two go together.
+#[derive(Debug)]
+struct Current {
+    connection: Arc<Connection>,
+    _listener: Option<AbortOnDropHandle<()>>,
 }
 
 /// When the next try may be made.
@@ -34,12 +44,14 @@ impl Slot {
     pub(super) fn new(
         link: &Arc<Link>,
         hub: &Arc<Hub>,
+        watch: &Arc<Watch>,
         lane: Option<SessionLane>,
         pin: Option<Revision>,
     ) -> Self {
         Self {
             link: Arc::clone(link),
             hub: Arc::clone(hub),
+            watch: Arc::clone(watch),
             lane,
             pin,
             current: Mutex::default(),
@@ -47,13 +59,14 @@ impl Slot {
         }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Option<Arc<Connection>>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut Option<Current>) -> T) -> T {
         act(&mut self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The connection, if there is one that works.
     pub(super) fn current(&self) -> Option<Arc<Connection>> {
-        self.with(|current| current.clone()).filter(|connection| connection.alive())
+        let current = self.with(|current| current.as_ref().map(|c| Arc::clone(&c.connection)));
+        current.filter(|connection| connection.alive())
     }
 
     /// The connection, made if need be. Making it goes on where the caller stops waiting.
@@ -74,9 +87,7 @@ impl Slot {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
-        if let Some(broken) = self.with(Option::take).and_then(|connection| connection.broken()) {
-            self.hub.down(&broken.message);
-        }
+        drop(self.with(Option::take));
         if let Some((until, failure)) = &pause.until {
             let left = until.saturating_duration_since(Instant::now());
             if !left.is_zero() {
@@ -91,10 +102,14 @@ impl Slot {
         match connection::open(&self.link, &self.hub, self.lane.as_ref(), self.pin).await {
             Ok(made) => {
                 *pause = Pause::default();
-                let made = Arc::new(made);
-                self.with(|current| *current = Some(Arc::clone(&made)));
-                self.hub.up(made.facts.revision, made.facts.server_info.as_deref());
-                Ok(made)
+                let connection = Arc::new(made);
+                let _listener = self.watch_over(&connection).await;
+                let current = Current { connection: Arc::clone(&connection), _listener };
+                self.with(|place| *place = Some(current));
+                let facts = &connection.facts;
+                let shared = self.lane.is_none();
+                self.hub.up(facts.revision, facts.server_info.as_deref(), shared);
+                Ok(connection)
             }
             Err(failure) => {
                 // What was found out of an earlier process may not hold for this one.
@@ -108,18 +123,35 @@ impl Slot {
         }
     }
 
+    /// Sees to it that the upstream tells what it is to tell.
+    async fn watch_over(&self, connection: &Arc<Connection>) -> Option<AbortOnDropHandle<()>> {
+        if !connection.modern() {
+            let lane = self.lane.as_ref().map(|lane| lane.id.as_str());
+            self.watch.restore(connection, &self.hub, lane).await;
+            return None;
+        }
+        let (watch, hub) = (Arc::clone(&self.watch), Arc::clone(&self.hub));
+        let listening = watch::listen(watch, hub, Arc::clone(connection));
+        Some(AbortOnDropHandle::new(tokio::spawn(listening)))
+    }
+
     /// Puts `connection` away: the next call makes another.
     pub(super) fn discard(&self, connection: &Arc<Connection>) {
         self.with(|current| {
-            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection)) {
+            if current.as_ref().is_some_and(|c| Arc::ptr_eq(&c.connection, connection)) {
                 *current = None;
             }
         });
     }
 
+    /// Waits no longer after a failure: the next call tries at once.
+    pub(super) async fn retry(&self) {
+        *self.making.lock().await = Pause::default();
+    }
+
     /// Ends the connection.
     pub(super) async fn close(&self) {
-        if let Some(connection) = self.with(Option::take) {
+        if let Some(Current { connection, .. }) = self.with(Option::take) {
             connection.close().await;
         }
     }

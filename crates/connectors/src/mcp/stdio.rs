@@ -171,11 +171,6 @@ impl Child {
         lock(&self.shared.pending).is_some()
     }
 
-    /// Why it ended.
-    pub(super) fn ended(&self) -> Failure {
-        self.shared.failure()
-    }
-
     /// Ends it: first by closing its input, then by force.
     pub(super) fn stop(&self) {
         self.shared.stop.cancel();
@@ -310,7 +305,7 @@ async fn supervise(
     stdout: ChildStdout,
     mut reader: Reader,
 ) {
-    let shared = Arc::clone(&reader.shared);
+    let (shared, hub) = (Arc::clone(&reader.shared), Arc::clone(&reader.hub));
     let mut stdout = BufReader::with_capacity(READ_BYTES, stdout);
     let why = tokio::select! {
         why = reader.read(&mut stdout) => why,
@@ -319,11 +314,16 @@ async fn supervise(
             drop(group);
             let rest = tokio::time::timeout(limits::MCP_STOP_TIMEOUT, reader.read(&mut stdout));
             shared.end(rest.await.unwrap_or("ended"));
+            hub.down(&shared.failure().message);
             return;
         }
         () = shared.stop.cancelled() => "was stopped",
     };
+    let stopped = shared.stop.is_cancelled();
     shared.end(why);
+    if !stopped {
+        hub.down(&shared.failure().message);
+    }
     // Its input is closed by now; what it says is still read, or it could not end.
     let mut rest = vec![0; 4096];
     for signal in [None, Some(Signal::TERM)] {
@@ -383,7 +383,9 @@ impl Reader {
                 }
             }
             Ok(Message::Notification { method, params }) => {
-                if self.gate.pass() {
+                if method == "notifications/cancelled" {
+                    self.cancelled(params);
+                } else if self.gate.pass() {
                     let caller = params.and_then(|params| self.caller_of(params));
                     self.hub.notified(self.lane.as_deref(), caller.as_ref(), &method, params);
                 } else {
@@ -411,6 +413,22 @@ impl Reader {
             }
             // Some programs write their log to the wrong stream.
             Ok(_) | Err(_) => self.hub.ignored(),
+        }
+    }
+
+    /// The upstream ends a subscription: nobody else waits for an answer without being there.
+    fn cancelled(&self, params: Option<&RawValue>) {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Cancelled {
+            request_id: u64,
+        }
+        let named = params.and_then(|params| serde_json::from_str(params.get()).ok());
+        let Some(Cancelled { request_id }) = named else { return self.hub.ignored() };
+        let mut pending = lock(&self.shared.pending);
+        let Some(pending) = pending.as_mut() else { return };
+        if pending.get(&request_id).is_some_and(|pending| pending.caller.is_none()) {
+            pending.remove(&request_id);
         }
     }
 

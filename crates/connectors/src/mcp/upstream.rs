@@ -1,7 +1,7 @@
 //! One upstream: its connections, and the calls that go over them.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,16 +13,17 @@ use tokio::sync::{Semaphore, broadcast};
 
 use super::call::{Call, Ended, Lane, Method, RpcError, SessionLane};
 use super::connection::{self, Connection, Link, Lost, Out, Reply};
+use super::endpoint::Endpoint;
 use super::error::Error;
 use super::headers;
 use super::health::{Event, Health, Hub};
-use super::http::Endpoint;
 use super::lists::{self, Definition, Kind, Lists, Offer};
 use super::message::{self, member, members, object, string};
 use super::serve::Caller;
 use super::slot::Slot;
 use super::spec::{Parts, Revision, Spec, Transport};
 use super::stdio::Launch;
+use super::watch::Watch;
 use crate::limits;
 use crate::tools::permit_failure;
 
@@ -38,15 +39,8 @@ struct Inner {
     lanes: Mutex<HashMap<String, Arc<Slot>>>,
     lists: Lists,
     calls: Semaphore,
-    wishes: Mutex<HashMap<Option<String>, Wishes>>,
+    watch: Arc<Watch>,
     stderr: Arc<Mutex<VecDeque<u8>>>,
-}
-
-/// What a lane wants to hear of.
-#[derive(Debug, Default)]
-struct Wishes {
-    resources: BTreeSet<String>,
-    level: Option<String>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -77,8 +71,8 @@ impl Upstream {
                 Link::Http(Arc::new(Endpoint::new(url, headers, *private, &parts)?))
             }
         };
-        let (link, hub) = (Arc::new(link), Arc::new(Hub::new()));
-        let shared = Arc::new(Slot::new(&link, &hub, None, spec.revision));
+        let (link, hub, watch) = (Arc::new(link), Arc::new(Hub::new()), Arc::new(Watch::new()));
+        let shared = Arc::new(Slot::new(&link, &hub, &watch, None, spec.revision));
         Ok(Self(Arc::new(Inner {
             spec,
             link,
@@ -87,7 +81,7 @@ impl Upstream {
             lanes: Mutex::default(),
             lists: Lists::default(),
             calls: Semaphore::new(limits::MCP_IN_FLIGHT_MAX),
-            wishes: Mutex::default(),
+            watch,
             stderr,
         })))
     }
@@ -162,6 +156,9 @@ impl Upstream {
         if let Err(invalid) = call.permit.check(call.plan_digest, call.now) {
             return Ended::NotSent(permit_failure(invalid));
         }
+        if call.cancel.is_cancelled() {
+            return Ended::NotSent(canceled());
+        }
         let Ok(_place) = self.0.calls.try_acquire() else {
             let most = limits::MCP_IN_FLIGHT_MAX;
             let message = format!("{most} calls of this MCP server are in flight already");
@@ -171,15 +168,13 @@ impl Upstream {
         let caller = Arc::new(Caller::new(Arc::clone(&call.back), call.progress_token, within));
         let ended = tokio::select! {
             biased;
-            ended = self.0.rounds(&call, &caller) => ended,
-            () = call.cancel.cancelled() => {
-                let message = "the caller ended the call";
-                stopped(&caller, Failure::new(Category::Conflict, "canceled", message))
-            }
+            // These first: an upstream that floods keeps the call busy with reading.
+            () = call.cancel.cancelled() => stopped(&caller, canceled()),
             () = caller.clock.expired() => {
                 let message = format!("no answer within {} ms", within.as_millis());
                 stopped(&caller, Failure::new(Category::Timeout, "timeout", message))
             }
+            ended = self.0.rounds(&call, &caller) => ended,
         };
         match ended {
             // Repeating such a call changes nothing more, so there is nothing to reconcile.
@@ -190,22 +185,29 @@ impl Upstream {
 
     /// Hears of changes of a resource.
     pub async fn subscribe(&self, lane: &Lane, uri: &str) -> Result<(), Failure> {
-        self.0.wish(lane, "resources/subscribe", uri).await
+        self.0.watch.subscribe(lane.id(), uri)?;
+        let params = object(&[&member("uri", &string(uri))]);
+        let asked = self.0.ask(lane, "resources/subscribe", &params).await;
+        asked.inspect_err(|_| self.0.watch.unsubscribe(lane.id(), uri))
     }
 
     /// Hears of them no more.
     pub async fn unsubscribe(&self, lane: &Lane, uri: &str) -> Result<(), Failure> {
-        self.0.wish(lane, "resources/unsubscribe", uri).await
+        self.0.watch.unsubscribe(lane.id(), uri);
+        let params = object(&[&member("uri", &string(uri))]);
+        self.0.ask(lane, "resources/unsubscribe", &params).await
     }
 
     /// Sets from which level on log messages are sent.
     pub async fn set_level(&self, lane: &Lane, level: &str) -> Result<(), Failure> {
-        self.0.level(lane, level).await
+        self.0.watch.set_level(lane.id(), level);
+        let params = object(&[&member("level", &string(level))]);
+        self.0.ask(lane, "logging/setLevel", &params).await
     }
 
     /// Ends the connection of a session.
     pub async fn close_lane(&self, id: &str) {
-        lock(&self.0.wishes).remove(&Some(id.to_owned()));
+        self.0.watch.forget(id);
         let slot = lock(&self.0.lanes).remove(id);
         if let Some(slot) = slot {
             slot.close().await;
@@ -218,6 +220,16 @@ impl Upstream {
         self.0.shared.current().is_some() || lanes()
     }
 
+    /// Something is different now, such as a login: the next call connects without waiting for
+    /// the time that failures before it ask for.
+    pub async fn retry(&self) {
+        let slots: Vec<_> = lock(&self.0.lanes).values().cloned().collect();
+        for slot in slots {
+            slot.retry().await;
+        }
+        self.0.shared.retry().await;
+    }
+
     /// Ends all its connections; the next call makes another.
     pub async fn close(&self) {
         let slots: Vec<_> = lock(&self.0.lanes).drain().map(|(_, slot)| slot).collect();
@@ -226,6 +238,10 @@ impl Upstream {
         }
         self.0.shared.close().await;
     }
+}
+
+fn canceled() -> Failure {
+    Failure::new(Category::Conflict, "canceled", "the caller ended the call")
 }
 
 /// How a call ends that is not waited for any more.
@@ -276,7 +292,8 @@ impl Inner {
             return Err(Failure::new(Category::RateLimited, "upstream_busy", message));
         }
         let pin = Some(Revision::V2025_11_25);
-        let slot = Arc::new(Slot::new(&self.link, &self.hub, Some(lane.clone()), pin));
+        let lane_of = Some(lane.clone());
+        let slot = Arc::new(Slot::new(&self.link, &self.hub, &self.watch, lane_of, pin));
         lanes.insert(lane.id.clone(), Arc::clone(&slot));
         Ok(slot)
     }
@@ -313,7 +330,7 @@ impl Inner {
         Ended::Unknown(Failure::new(Category::Permanent, "too_many_rounds", message))
     }
 
-    /// One request. It is repeated where the upstream did not act on it: over a new session, or
+    /// One request. It is repeated where the upstream did not act on it: over a new connection, or
     /// with the headers of the tool's new definition.
     async fn attempt(
         &self,
@@ -321,24 +338,42 @@ impl Inner {
         caller: &Arc<Caller>,
         continuation: Option<&str>,
     ) -> Result<Reply, Lost> {
-        let mut lost = Lost::Expired;
-        for _ in 0..2 {
-            let slot = self.slot(&call.lane).await?;
-            let connection = slot.connection().await?;
-            match self.send(&connection, call, caller, continuation).await {
-                Err(Lost::Expired) => {
-                    slot.discard(&connection);
-                    caller.not_sent();
-                    lost = Lost::Expired;
-                }
-                Ok(Err(error)) if error.code == HEADER_MISMATCH && connection.modern() => {
-                    self.lists.fresh(&connection, &self.hub, Kind::Tools).await?;
-                    lost = Lost::NotSent(connection::rpc_failure(&error));
-                }
-                ended => return ended,
+        let slot = self.slot(&call.lane).await?;
+        let connection = slot.connection().await?;
+        let ended = self.send(&connection, call, caller, continuation).await;
+        let connection = match &ended {
+            Ok(Err(error)) if error.code == HEADER_MISMATCH && connection.modern() => {
+                self.lists.fresh(&connection, &self.hub, Kind::Tools).await?;
+                connection
             }
+            ended if changed(ended, &connection) => {
+                self.hub.forget();
+                slot.discard(&connection);
+                self.slot(&call.lane).await?.connection().await?
+            }
+            Err(Lost::Expired) => {
+                slot.discard(&connection);
+                slot.connection().await?
+            }
+            _ => return self.noted(ended, &connection),
+        };
+        caller.not_sent();
+        let ended = self.send(&connection, call, caller, continuation).await;
+        self.noted(ended, &connection)
+    }
+
+    /// Notes whether the upstream can be reached; a process says itself that it ended.
+    fn noted(&self, ended: Result<Reply, Lost>, connection: &Connection) -> Result<Reply, Lost> {
+        match &ended {
+            Ok(_) => self.hub.well(),
+            Err(Lost::NotSent(failure) | Lost::Unknown(failure))
+                if connection.over_http() && failure.category == Category::Network =>
+            {
+                self.hub.down(&failure.message);
+            }
+            Err(_) => {}
         }
-        Err(lost)
+        ended
     }
 
     async fn send(
@@ -405,9 +440,8 @@ impl Inner {
                 Lane::Session(SessionLane { client, .. }) => client.get().to_owned(),
             };
             protocol = connection::protocol_meta(&client, capabilities);
-            let id = call.lane.id().map(str::to_owned);
-            if let Some(wanted) = lock(&self.wishes).get(&id).and_then(|w| w.level.as_ref()) {
-                level = member("io.modelcontextprotocol/logLevel", &string(wanted));
+            if let Some(wanted) = self.watch.level(call.lane.id()) {
+                level = member("io.modelcontextprotocol/logLevel", &string(&wanted));
             }
         }
         if own.is_empty() && token.is_empty() && protocol.is_empty() {
@@ -416,49 +450,43 @@ impl Inner {
         member("_meta", &object(&[&own, &token, &protocol, &level]))
     }
 
-    async fn wish(&self, lane: &Lane, method: &'static str, uri: &str) -> Result<(), Failure> {
+    /// Asks an upstream with sessions on a lane's behalf; a stateless one is told otherwise.
+    async fn ask(&self, lane: &Lane, method: &'static str, params: &str) -> Result<(), Failure> {
         let slot = self.slot(lane).await?;
         let connection = slot.connection().await?;
-        let key = lane.id().map(str::to_owned);
-        {
-            let mut wishes = lock(&self.wishes);
-            let wishes = wishes.entry(key).or_default();
-            if method == "resources/subscribe" {
-                if wishes.resources.len() >= limits::MCP_SUBSCRIPTIONS_MAX {
-                    let most = limits::MCP_SUBSCRIPTIONS_MAX;
-                    let message = format!("at most {most} subscriptions in one session");
-                    let code = "too_many_subscriptions";
-                    return Err(Failure::new(Category::RateLimited, code, message));
-                }
-                wishes.resources.insert(uri.to_owned());
-            } else {
-                wishes.resources.remove(uri);
-            }
+        let features = connection.facts.features;
+        if method == "resources/subscribe" && !features.subscribe {
+            let message = "the MCP server does not offer subscriptions";
+            return Err(Failure::new(Category::NotFound, "subscribe_not_offered", message));
         }
-        if connection.modern() {
+        if connection.modern() || (method == "logging/setLevel" && !features.logging) {
             return Ok(());
         }
-        let params = object(&[&member("uri", &string(uri))]);
-        let asked = connection.ask(&self.hub, method, None, &params).await;
-        asked.map(drop).map_err(connection::failure)
-    }
-
-    async fn level(&self, lane: &Lane, level: &str) -> Result<(), Failure> {
-        let slot = self.slot(lane).await?;
-        let connection = slot.connection().await?;
-        let key = lane.id().map(str::to_owned);
-        lock(&self.wishes).entry(key).or_default().level = Some(level.to_owned());
-        if connection.modern() || !connection.facts.features.logging {
-            return Ok(());
-        }
-        let params = object(&[&member("level", &string(level))]);
-        let asked = connection.ask(&self.hub, "logging/setLevel", None, &params).await;
+        let asked = connection.ask(&self.hub, method, None, params).await;
         asked.map(drop).map_err(connection::failure)
     }
 }
 
 /// The error of a stateless upstream that misses a header, or has one too many.
 const HEADER_MISMATCH: i64 = -32020;
+
+/// Whether the upstream refused a request because it does not speak the connection's revision any
+/// more: another one may have taken its place.
+fn changed(ended: &Result<Reply, Lost>, connection: &Connection) -> bool {
+    match ended {
+        Ok(Err(error)) if connection.modern() => error.code == UNSUPPORTED_VERSION,
+        Ok(Err(error)) => {
+            [HEADER_MISMATCH, MISSING_CAPABILITY, UNSUPPORTED_VERSION].contains(&error.code)
+        }
+        Err(Lost::NotSent(failure)) => connection.modern() && failure.code == "upstream_refused",
+        Err(_) | Ok(Ok(_)) => false,
+    }
+}
+
+/// The error of an upstream that wants a capability of the client.
+const MISSING_CAPABILITY: i64 = -32021;
+/// The error of an upstream that does not speak the revision of a request.
+const UNSUPPORTED_VERSION: i64 = -32022;
 
 /// What a call is about, for a header of its own.
 fn name_of<'a>(call: &Call<'a>) -> Option<Cow<'a, str>> {

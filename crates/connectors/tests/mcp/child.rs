@@ -1,7 +1,7 @@
 //! Servers over stdio: this program starts itself again, as the test that follows.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, Write as _};
+use std::io::Write as _;
 
 use connectors::mcp::{Revision, Transport};
 use serde_json::{Value, json};
@@ -34,12 +34,21 @@ fn serve() {
     let Ok(mode) = std::env::var(MODE) else { return };
     // The test harness has begun a line.
     line("");
-    let lines = std::io::stdin().lock().lines();
-    for line in lines.map_while(Result::ok) {
+    loop {
+        let line = read();
+        if line.is_empty() {
+            std::process::exit(0);
+        }
         let message: Value = serde_json::from_str(&line).unwrap();
         answer(&mode, &message);
     }
-    std::process::exit(0);
+}
+
+/// The next line; empty at the end.
+fn read() -> String {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    line
 }
 
 fn say(message: &Value) {
@@ -105,15 +114,18 @@ fn call(mode: &str, message: &Value) {
         "ask" => {
             say(&json!({"jsonrpc": "2.0", "id": "q", "method": "elicitation/create",
                 "params": {"message": "?", "requestedSchema": {"type": "object"}}}));
-            let mut answer = String::new();
-            std::io::stdin().lock().read_line(&mut answer).unwrap();
-            let answer: Value = serde_json::from_str(&answer).unwrap();
+            let answer: Value = serde_json::from_str(&read()).unwrap();
             say(&json!({"jsonrpc": "2.0", "id": id, "result": {"answer": answer}}));
         }
         "crash" => std::process::exit(3),
-        "hang" => {}
+        "hang" => {
+            // Until it is told that nobody waits any more.
+            let file = std::path::Path::new(params["arguments"]["file"].as_str().unwrap());
+            std::fs::write(file.with_extension("begun"), "").unwrap();
+            std::fs::write(file, read()).unwrap();
+        }
         "flood" => {
-            for _ in 0..5_000 {
+            for _ in 0..50_000 {
                 say(&progress);
             }
             say(&echo);

@@ -1,4 +1,10 @@
 //! The MCP client against real servers: over HTTP in this process, over stdio in one of their own.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail loudly"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -6,8 +12,13 @@ mod support;
 mod back;
 mod child;
 mod hostile;
+mod lists;
 mod peer;
+mod questions;
+mod reach;
+mod sessions;
 mod smoke;
+mod streams;
 
 use std::sync::Arc;
 
@@ -122,6 +133,15 @@ fn not_sent(ended: Ended) -> Failure {
     match ended {
         Ended::NotSent(failure) => failure,
         other => panic!("{other:?}"),
+    }
+}
+
+/// Waits until `holds`, which other tasks bring about.
+async fn until(holds: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "it never came about");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
 use connectors::mcp::{Revision, Spec, Transport};
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ use tokio_stream::StreamExt as _;
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Got {
+    /// Which connection it came over.
+    pub(crate) port: u16,
     pub(crate) method: String,
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Value,
@@ -130,7 +132,6 @@ pub(crate) fn event(message: &Value) -> String {
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     got: Arc<Mutex<Vec<Got>>>,
-    /// Connections that were accepted.
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -158,6 +159,7 @@ impl Peer {
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
         let serving = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { address, got, serving }
     }
@@ -187,7 +189,9 @@ async fn read(request: Request) -> Got {
     let headers = head.headers.iter().map(|(name, value)| {
         (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     });
+    let ConnectInfo(from) = head.extensions.get::<ConnectInfo<SocketAddr>>().unwrap();
     Got {
+        port: from.port(),
         method: head.method.to_string(),
         headers: headers.collect(),
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),

@@ -8,10 +8,19 @@ use crate::limits;
 
 /// Checks a whole text of at most `max` bytes.
 pub(super) fn check(text: &str, max: usize) -> Result<(), Error> {
+    scan(text, max, survives)
+}
+
+/// Checks a whole text of which nothing is computed: a number may be any that a double reads.
+pub(super) fn check_shown(text: &str, max: usize) -> Result<(), Error> {
+    scan(text, max, |number| number.parse::<f64>().is_ok_and(f64::is_finite))
+}
+
+fn scan(text: &str, max: usize, number: fn(&str) -> bool) -> Result<(), Error> {
     if text.len() > max {
         return Err(Error::TooLong { bytes: text.len(), max });
     }
-    let mut scanner = Scanner { text, at: 0, depth: 0 };
+    let mut scanner = Scanner { text, at: 0, depth: 0, number };
     scanner.space();
     scanner.value()?;
     scanner.space();
@@ -26,6 +35,8 @@ struct Scanner<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    /// Which numbers are taken.
+    number: fn(&str) -> bool,
 }
 
 impl<'a> Scanner<'a> {
@@ -218,7 +229,10 @@ impl<'a> Scanner<'a> {
             let _signed = self.pass(b'+') || self.pass(b'-');
             self.digits()?;
         }
-        if survives(self.since(start)) { Ok(()) } else { Err(Error::Number { at: String::new() }) }
+        match (self.number)(self.since(start)) {
+            true => Ok(()),
+            false => Err(Error::Number { at: String::new() }),
+        }
     }
 
     /// One digit or more.

@@ -1,6 +1,7 @@
 //! Three logs in which every type of transition happens.
 
 mod mcp;
+mod people;
 
 use std::collections::BTreeSet;
 
@@ -25,7 +26,6 @@ use kernel::risk::Risk;
 use kernel::session::{Change as Session, Open};
 use kernel::signing_key::{self, Algorithm};
 use kernel::values::{Digest, MicroUsd, Shared, Timestamp};
-use kernel::{factor, signer};
 
 /// The type of every transition.
 pub(crate) const TYPES: [&str; 65] = [
@@ -578,32 +578,6 @@ fn control_commits() -> Vec<Vec<Told>> {
         new_key(),
     ]
     .into_iter()
-    .chain(factors_and_signers())
-    .collect()
-}
-
-/// A second factor that is taken into use, guessed at, and removed; a signing key that comes and
-/// goes.
-fn factors_and_signers() -> Vec<Vec<Told>> {
-    let factor = |change| vec![(Kind::Factor, "u_2", Change::Factor(change))];
-    let signer = |change| vec![(Kind::Signer, "u_2", Change::Signer(change))];
-    let registered = |key: &[u8], algorithm| signer::Change::Registered {
-        key_id: Digest::of(key),
-        algorithm,
-        public_key: "c3BraQ==".to_owned(),
-    };
-    vec![
-        factor(factor::Change::Enrolled {}),
-        factor(factor::Change::Confirmed { counter: 59_840_880 }),
-        factor(factor::Change::Used { counter: 59_840_881 }),
-        factor(factor::Change::Failed { locked_until: None }),
-        factor(factor::Change::Failed { locked_until: Some(time(900)) }),
-        factor(factor::Change::Removed { by: principal("u_1") }),
-        signer(registered(b"spki", signer::Algorithm::Ed25519)),
-        signer(registered(b"other", signer::Algorithm::EcdsaP256Sha256)),
-        signer(signer::Change::Removed { key_id: Digest::of(b"spki") }),
-    ]
-    .into_iter()
-    .chain(mcp::commits())
+    .chain(people::commits())
     .collect()
 }

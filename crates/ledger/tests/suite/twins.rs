@@ -161,6 +161,32 @@ async fn hostile_strings_are_kept_verbatim_or_refused() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_stream_that_is_there_already_fails_the_whole_commit() {
+    for engine in [Engine::Sqlite, Engine::Postgres] {
+        let place = Place::new(engine);
+        let store = place.store();
+        let epoch = store.acquire().unwrap();
+        let log = of(0, 0);
+        let begun = |id: &str, version| Commit {
+            epoch,
+            created: vec![entity(log.clone(), id, version, None)],
+            side: vec![content("tenant-0", id, 1, u8::try_from(version).unwrap())],
+            ..Commit::default()
+        };
+        store.commit(&begun("act-1", 1)).unwrap();
+        let mut again = begun("act-2", 2);
+        again.created.push(entity(log.clone(), "act-1", 9, None));
+        let refused = store.commit(&again).unwrap_err();
+        assert!(matches!(refused, ::ledger::Error::Store(_)), "{engine:?}: {refused:?}");
+        let stored = store.scan(&log, None, 10).unwrap();
+        assert_eq!(stored, [entity(log.clone(), "act-1", 1, None)], "{engine:?}");
+        assert!(store.content("tenant-0", "act-2", "body").unwrap().is_none(), "{engine:?}");
+        // The writer is as good as before.
+        store.commit(&begun("act-3", 3)).unwrap();
+    }
+}
+
 /// One thing to ask a store.
 #[derive(Clone, Debug)]
 enum Op {

@@ -11,7 +11,7 @@ mod tools;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rmcp::model::{
@@ -49,9 +49,14 @@ pub struct Everything {
     kept: Arc<Kept>,
 }
 
+/// The tool and the prompt that come and go.
+const FLEETING: &str = "fleeting";
+
 /// What lasts as long as the server.
 #[derive(Default)]
 struct Kept {
+    tool_gone: AtomicBool,
+    prompt_gone: AtomicBool,
     notes: Mutex<Vec<String>>,
     cancelled: AtomicU64,
     level: Mutex<Option<LoggingLevel>>,
@@ -162,7 +167,10 @@ impl ServerHandler for Everything {
         _request: Option<PaginatedRequestParams>,
         _cx: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let listed = ListToolsResult { tools: catalog().tools.clone(), ..Default::default() };
+        let gone = self.kept.tool_gone.load(Ordering::SeqCst);
+        let mut tools = catalog().tools.clone();
+        tools.retain(|tool| !gone || tool.name != FLEETING);
+        let listed = ListToolsResult { tools, ..Default::default() };
         Ok(listed.with_ttl_ms(TTL_MS).with_cache_scope(CacheScope::Public))
     }
 
@@ -245,7 +253,9 @@ impl ServerHandler for Everything {
         _request: Option<PaginatedRequestParams>,
         _cx: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
-        let prompts = catalog().prompts.clone();
+        let gone = self.kept.prompt_gone.load(Ordering::SeqCst);
+        let mut prompts = catalog().prompts.clone();
+        prompts.retain(|prompt| !gone || prompt.name != FLEETING);
         let listed = ListPromptsResult { prompts, ..Default::default() };
         Ok(listed.with_ttl_ms(TTL_MS).with_cache_scope(CacheScope::Public))
     }

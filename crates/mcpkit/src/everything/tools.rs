@@ -109,6 +109,7 @@ impl Everything {
     }
 
     async fn tools_changed(&self, cx: &RequestContext<RoleServer>) -> CallToolResult {
+        self.kept.tool_gone.fetch_not(Ordering::SeqCst);
         for listener in self.listeners() {
             let _not_asked_for = listener.notify_tool_list_changed().await;
         }
@@ -119,6 +120,7 @@ impl Everything {
     }
 
     async fn prompts_changed(&self, cx: &RequestContext<RoleServer>) -> CallToolResult {
+        self.kept.prompt_gone.fetch_not(Ordering::SeqCst);
         for listener in self.listeners() {
             let _not_asked_for = listener.notify_prompt_list_changed().await;
         }

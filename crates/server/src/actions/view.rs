@@ -12,7 +12,9 @@ use kernel::receipt::LogId;
 use kernel::values::Digest;
 use proto::types;
 use proto::wire::{Json, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use super::demand;
 use super::prepare::Document;
@@ -30,13 +32,21 @@ pub(crate) const RESULT: &str = "result";
 pub(crate) struct Body {
     /// 128 random bits, hex: the commitment in the receipt is SHA-256(salt ‖ result).
     salt: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "kept")]
     result: Option<RawJson>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<Failure>,
     /// The error of an MCP server that the failure is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) rpc: Option<RpcError>,
+}
+
+/// A result as it was kept: it may be longer than parameters may.
+fn kept<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<RawJson>, D::Error> {
+    let raw = Option::<Box<RawValue>>::deserialize(deserializer)?;
+    raw.map(RawJson::result).transpose().map_err(D::Error::custom)
 }
 
 impl Body {
@@ -293,4 +303,23 @@ pub(crate) fn open_document(
 fn open_result(shared: &Shared, log: &LogId, id: &ActionId) -> Result<Option<Body>> {
     let bytes = shared.vault.open(log.tenant(), id.as_str(), RESULT)?;
     bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(Refused::internal)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_kept_that_is_longer_than_parameters() {
+        let text = format!("{{\"text\":\"{}\"}}", "x".repeat(2 << 20));
+        let raw = RawValue::from_string(text.clone()).unwrap();
+        let body = Body::result(RawJson::result(raw).unwrap()).unwrap();
+        let kept: Body = serde_json::from_slice(&serde_json::to_vec(&body).unwrap()).unwrap();
+        assert_eq!(kept.result.unwrap().as_str(), text);
+        let failure = Failure::new(kernel::failure::Category::Upstream, "upstream_error", "no");
+        let mut body = Body::failed(failure).unwrap();
+        body.rpc = Some(RpcError::new(-32000, "no"));
+        let kept: Body = serde_json::from_slice(&serde_json::to_vec(&body).unwrap()).unwrap();
+        assert_eq!((kept.result, kept.rpc.unwrap().code), (None, -32000));
+    }
 }

@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use connectors::mcp::{Revision, RpcError};
+use connectors::mcp::{Method, Revision, RpcError};
 use http::StatusCode;
 use kernel::failure::{Category, Failure};
 use kernel::json::RawJson;
@@ -118,6 +118,9 @@ pub(super) struct Act {
     pub(super) retried: bool,
 }
 
+/// What models must know of an outcome that nobody knows.
+const UNKNOWN: &str = "; it may have happened all the same: find out before you repeat it";
+
 impl Act {
     pub(super) fn bound(&self) -> Bound<'_> {
         let Target { tool, params, .. } = &self.target;
@@ -131,9 +134,14 @@ impl Act {
                 tracing::error!(%failure, "a result could not be answered");
                 errors::rpc_error(&failure)
             }),
-            Outcome::Error(error, _) => Err(errors::translated(self.era, error)),
+            // What is not there is answered like what may not be seen.
+            Outcome::Error(error) if self.is_absent(&error) => Err(self.target.unknown(self.era)),
+            Outcome::Error(error) => Err(errors::translated(self.era, error)),
             Outcome::Failed(failure, note) => self.failed(&failure, note.as_ref()),
-            Outcome::Unknown(failure, note) => self.failed(&failure, Some(&note)),
+            Outcome::Unknown(mut failure, note) => {
+                failure.message.push_str(UNKNOWN);
+                self.failed(&failure, Some(&note))
+            }
             Outcome::Held(held) => {
                 let (shared, caller) = (self.visit.shared(), &self.visit.caller);
                 let (method, bound) = (self.target.tool.method, self.bound());
@@ -158,7 +166,7 @@ impl Act {
 
     /// An upstream's result, with what the client's revision wants of it.
     async fn result(&self, answered: Answered) -> Result<String> {
-        let Answered { json, note, .. } = answered;
+        let Answered { json, note } = answered;
         let text = match self.era {
             Era::Legacy => json.as_str().to_owned(),
             Era::Modern => self.modern(json).await?,
@@ -178,7 +186,7 @@ impl Act {
         if kind.is_none() {
             added.push(r#""resultType":"complete""#);
         }
-        if self.target.kind == "resource" && self.target.tool.name == "resources/read" {
+        if self.target.tool.method == Method::ReadResource {
             if member("ttlMs").is_none() || self.retried {
                 added.push(r#""ttlMs":0"#);
             }
@@ -224,6 +232,12 @@ impl Act {
             text = raw::insert(&text, r#""resultType":"complete""#);
         }
         Ok(note.map_or_else(|| text.clone(), |note| note::add(&text, note)))
+    }
+
+    /// Whether the upstream says that there is no such resource.
+    fn is_absent(&self, error: &RpcError) -> bool {
+        let reads = self.target.tool.method == Method::ReadResource;
+        reads && matches!(error.code, errors::RESOURCE_NOT_FOUND | rpc::INVALID_PARAMS)
     }
 
     fn is_listed(&self) -> bool {

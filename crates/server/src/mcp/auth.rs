@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use connectors::mcp::Subject;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, header};
 use kernel::failure::{Category, Failure};
 use kernel::ids::PrincipalId;
 use kernel::values::Digest;
@@ -77,18 +77,6 @@ pub(crate) fn challenge(shared: &Shared, lack: Lack<'_>) -> HeaderValue {
     let text = format!("Bearer {error}resource_metadata=\"{metadata}\", scope=\"{scope}\"");
     // The issuer is checked to be a URL and scopes are ours: this text is a header's.
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("Bearer"))
-}
-
-/// 403: the caller is known and would need `scopes` for this. A client may ask for a token that
-/// has them (step-up) and try again.
-pub(crate) fn insufficient_scope(shared: &Shared, scopes: &[&str]) -> Response {
-    let message = format!("this takes {}", scopes.join(", "));
-    let failure = Failure::new(Category::Permission, "permission_denied", message);
-    let mut response = crate::error::wire(failure).into_response();
-    *response.status_mut() = StatusCode::FORBIDDEN;
-    let value = challenge(shared, Lack::Scope(scopes));
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
-    response
 }
 
 /// For whom a call to an upstream is made: what makes tokens of Tally for the caller's chain, each

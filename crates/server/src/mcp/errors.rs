@@ -12,7 +12,7 @@ use super::revision::Era;
 use super::rpc::{self, Id};
 
 /// What legacy servers say of a resource that is not there.
-const RESOURCE_NOT_FOUND: i64 = -32002;
+pub(super) const RESOURCE_NOT_FOUND: i64 = -32002;
 /// What legacy servers say where somebody has to visit a page first.
 const URL_ELICITATION: i64 = -32042;
 

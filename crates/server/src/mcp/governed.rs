@@ -89,7 +89,7 @@ pub(crate) enum Outcome {
     /// The server's result.
     Result(Answered),
     /// The server's error.
-    Error(RpcError, Note),
+    Error(RpcError),
     /// Nothing happened, or its failure is known. Without a note there is no action either.
     Failed(Failure, Option<Note>),
     /// It waits, for people most likely.
@@ -102,7 +102,6 @@ pub(crate) enum Outcome {
 pub(crate) struct Answered {
     /// Verbatim.
     pub(crate) json: RawJson,
-    pub(crate) is_error: bool,
     pub(crate) note: Note,
 }
 
@@ -310,14 +309,13 @@ pub(super) fn note(caller: &Caller, action: &Action) -> Note {
 fn outcome(shared: &Shared, caller: &Caller, answer: Answer) -> Result<Outcome> {
     let mut answer = answer.opened(shared, &caller.log())?;
     let note = note(caller, &answer.action);
-    let is_error = answer.action.outcome.as_ref().is_some_and(|outcome| outcome.is_error);
     let failure = answer.failure();
     let (result, rpc) = answer.served();
     let failed =
         |failure: Option<Failure>| failure.unwrap_or_else(|| ended_without(answer.action.status));
     Ok(match (answer.action.status, result, rpc) {
-        (Status::Executed, Some(json), _) => Outcome::Result(Answered { json, is_error, note }),
-        (Status::Failed, _, Some(rpc)) => Outcome::Error(rpc, note),
+        (Status::Executed, Some(json), _) => Outcome::Result(Answered { json, note }),
+        (Status::Failed, _, Some(rpc)) => Outcome::Error(rpc),
         (Status::Unknown, ..) => Outcome::Unknown(failed(failure), note),
         _ => Outcome::Failed(failed(failure), Some(note)),
     })

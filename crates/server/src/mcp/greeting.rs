@@ -35,12 +35,12 @@ pub(super) async fn discover(visit: &Visit) -> String {
 
 /// The result of `initialize`.
 pub(super) async fn initialized(visit: &Visit, revision: &str) -> String {
-    let version = raw::quoted(revision);
-    format!(
-        r#"{{"protocolVersion":{version},"capabilities":{{{FEATURES},{LEGACY_TASKS}}},"serverInfo":{}{}}}"#,
-        server_info(),
-        instructions(visit).await,
-    )
+    let members = [
+        format!(r#""protocolVersion":{}"#, raw::quoted(revision)),
+        format!(r#""capabilities":{{{FEATURES},{LEGACY_TASKS}}}"#),
+        format!(r#""serverInfo":{}{}"#, server_info(), instructions(visit).await),
+    ];
+    format!("{{{}}}", members.join(","))
 }
 
 /// The member `instructions`, with a comma in front: what the upstreams of the view tell models,

@@ -77,7 +77,8 @@ impl Doors {
         let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
         let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
         let local = self.loopback && host_of_url(&origin).is_some_and(|host| is_loopback(&host));
-        if local || self.origins.contains(&origin) {
+        let named = origin.split_once("://").is_some_and(|(_, named)| self.hosts.contains(named));
+        if local || named || self.origins.contains(&origin) {
             return Ok(());
         }
         Err("requests may not come from that origin: see `mcp.allowed_origins`")

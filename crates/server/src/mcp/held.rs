@@ -71,7 +71,7 @@ pub(crate) async fn wire(
         let state = state::seal(shared, bound, state, lasts(shared, held)).await?;
         let result = json!({
             "resultType": "input_required",
-            "inputRequests": {ASKED: elicitation(shared, held, false)},
+            "inputRequests": {ASKED: elicitation(shared, held)},
             "requestState": state,
             "_meta": meta(caller, held),
         });
@@ -79,13 +79,13 @@ pub(crate) async fn wire(
     }
     if !modern && on_page {
         let data = json!({
-            "elicitations": [elicitation(shared, held, true)["params"]],
-            "dev.tally/held": meta(caller, held)[KEY],
+            "elicitations": [page_params(shared, held, true)],
+            "dev.tally/held": ids(caller, held),
         });
         return Ok(Wire::Error(error(URL_ELICITATION_REQUIRED, sentence(shared, held), &data)?));
     }
     if !tool_call {
-        let data = json!({"dev.tally/held": meta(caller, held)[KEY]});
+        let data = json!({"dev.tally/held": ids(caller, held)});
         return Ok(Wire::Error(error(HELD, sentence(shared, held), &data)?));
     }
     let mut result = json!({
@@ -94,7 +94,7 @@ pub(crate) async fn wire(
         "_meta": meta(caller, held),
     });
     if modern {
-        result["resultType"] = json!("complete");
+        tasks::merge(&mut result, json!({"resultType": "complete"}));
     }
     Ok(Wire::Result(result.to_string()))
 }
@@ -105,10 +105,14 @@ fn error(code: i64, message: String, data: &Value) -> Result<RpcError> {
 }
 
 /// The ids, for programs.
-fn meta(caller: &Caller, held: &Held) -> Value {
+fn ids(caller: &Caller, held: &Held) -> Value {
     let mut ids = serde_json::to_value(note(caller, &held.action)).unwrap_or_default();
-    ids["state"] = json!(held.action.status.as_str());
-    json!({KEY: ids})
+    tasks::merge(&mut ids, json!({"state": held.action.status.as_str()}));
+    ids
+}
+
+fn meta(caller: &Caller, held: &Held) -> Value {
+    json!({KEY: ids(caller, held)})
 }
 
 /// The page on which people decide.
@@ -117,7 +121,11 @@ pub(super) fn page(shared: &Shared, approval: &Approval) -> String {
 }
 
 /// A request to have a person open the page.
-pub(super) fn elicitation(shared: &Shared, held: &Held, with_id: bool) -> Value {
+pub(super) fn elicitation(shared: &Shared, held: &Held) -> Value {
+    json!({"method": "elicitation/create", "params": page_params(shared, held, false)})
+}
+
+fn page_params(shared: &Shared, held: &Held, with_id: bool) -> Value {
     let Some(approval) = &held.approval else { return Value::Null };
     let message = format!(
         "`{}` needs approval by {} until {}.",
@@ -127,9 +135,9 @@ pub(super) fn elicitation(shared: &Shared, held: &Held, with_id: bool) -> Value 
     );
     let mut params = json!({"mode": "url", "message": message, "url": page(shared, approval)});
     if with_id {
-        params["elicitationId"] = json!(approval.id);
+        tasks::merge(&mut params, json!({"elicitationId": approval.id}));
     }
-    json!({"method": "elicitation/create", "params": params})
+    params
 }
 
 /// How long a state that names this action is of use.

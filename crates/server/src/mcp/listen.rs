@@ -93,7 +93,7 @@ impl Listener {
 pub(super) struct Listeners(Mutex<HashMap<u64, Arc<Listener>>>);
 
 impl Listeners {
-    fn enter(&self, listener: Listener) -> Result<(u64, Arc<Listener>), Failure> {
+    fn enter(&self, listener: Listener) -> Result<u64, Failure> {
         let mut listeners = self.0.lock();
         let own = listeners.values().filter(|other| other.owner == listener.owner).count();
         if own >= limits::LISTENERS_PER_PRINCIPAL {
@@ -101,9 +101,8 @@ impl Listeners {
             return Err(Failure::new(Category::RateLimited, "too_many_listeners", message));
         }
         let number = listeners.keys().max().map_or(0, |last| last + 1);
-        let listener = Arc::new(listener);
-        listeners.insert(number, listener.clone());
-        Ok((number, listener))
+        listeners.insert(number, Arc::new(listener));
+        Ok(number)
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Listener>> {
@@ -187,10 +186,10 @@ pub(super) async fn open(visit: Visit, id: Id, asked: &Asked<'_>) -> Result<Resp
         lane,
         listed: Mutex::new(listed),
     };
-    let acknowledged = acknowledged(&listener);
+    // Before anybody else knows of the stream: this comes first.
+    listener.tell("notifications/subscriptions/acknowledged", &acknowledged(&listener));
     let entered = visit.surface.listeners.enter(listener);
-    let (number, listener) = entered.map_err(|failure| surface::failed(&id, &failure))?;
-    listener.tell("notifications/subscriptions/acknowledged", &acknowledged);
+    let number = entered.map_err(|failure| surface::failed(&id, &failure))?;
     Ok(log.read_guarded(Leave { surface: visit.surface.clone(), number }))
 }
 

@@ -275,12 +275,14 @@ impl Lister<'_> {
         self.lists(&tool, &params).then_some(upstream)
     }
 
-    /// Whether the caller sees any tool of an upstream.
+    /// Whether the caller may call anything of an upstream.
     pub(super) fn sees_any_of(&self, upstream: &str) -> bool {
         let empty = RawJson::empty_object();
-        let tools = self.shared.upstreams.tools(&self.caller.tenant);
-        let mut own = tools.iter().filter(|tool| tool.upstream.name == upstream);
-        own.any(|tool| self.lists(tool, &empty))
+        let upstreams = &self.shared.upstreams;
+        let tenant = &self.caller.tenant;
+        let all = upstreams.tools(tenant).into_iter().chain(upstreams.methods(tenant));
+        let mut own = all.filter(|tool| tool.upstream.name == upstream);
+        own.any(|tool| self.lists(&tool, &empty))
     }
 
     /// The upstream of a template, or of a resource.

@@ -319,7 +319,10 @@ mod tests {
 
     #[test]
     fn messages() {
-        let text = r#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"x","arguments":{"n":1e2},"_meta":{"progressToken":7,"traceparent":"t"}}}"#;
+        let text = concat!(
+            r#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"x","#,
+            r#""arguments":{"n":1e2},"_meta":{"progressToken":7,"traceparent":"t"}}}"#,
+        );
         let Message::Request(id, asked) = Message::parse(text.as_bytes()).unwrap() else {
             panic!("no request")
         };

@@ -156,7 +156,7 @@ impl Session {
 
     /// Whether something of it is under way or read.
     fn busy(&self) -> bool {
-        !self.state.lock().in_flight.is_empty()
+        self.standalone.is_read() || !self.state.lock().in_flight.is_empty()
     }
 
     pub(super) fn level(&self) -> Option<Level> {
@@ -308,6 +308,11 @@ impl Session {
     /// The client was sent this list.
     pub(super) fn saw(&self, kind: Kind, digest: Digest) {
         self.state.lock().listed.insert(kind, digest);
+    }
+
+    /// Whether the client was sent a list of this kind.
+    pub(super) fn listed(&self, kind: Kind) -> bool {
+        self.state.lock().listed.contains_key(&kind)
     }
 
     /// Takes what the client would see now; whether what it was sent or told of is another. Who

@@ -108,3 +108,102 @@ fn refused() -> Refused {
         with these parameters; send the request again without it";
     Refused::new(Category::Validation, "request_state_invalid", message)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use kernel::ids::{EnvironmentId, TenantId, WorkspaceId};
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::stores::Stores;
+    use crate::{Config, start};
+
+    const ISSUER: &str = "https://tally.test";
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn shared(config: &Config) -> Shared {
+        let tools = start::tools(config).unwrap();
+        let stores = Stores::open(config, ISSUER).unwrap();
+        let epochs = stores.acquire().unwrap();
+        let (keys, running) = (crate::open_keys(config).unwrap(), TaskTracker::new());
+        let issuer = ISSUER.to_owned();
+        start::open(config.clone(), tools, issuer, keys, &stores, epochs, running).unwrap()
+    }
+
+    /// Copies everything below `from`.
+    fn copy(from: &Path, to: &Path) {
+        for entry in fs::read_dir(from).unwrap().map(std::result::Result::unwrap) {
+            let target = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                fs::create_dir(&target).unwrap();
+                copy(&entry.path(), &target);
+            } else {
+                fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+
+    fn caller(tenant: &str, id: &str, environment: &str) -> Caller {
+        let principal = kernel::control::Principal {
+            id: kernel::ids::PrincipalId::new(id).unwrap(),
+            kind: kernel::principal::PrincipalKind::Agent,
+            roles: std::collections::BTreeSet::default(),
+            account: None,
+            disabled: false,
+            revision: 1,
+            created_at: Timestamp(1),
+        };
+        Caller::new(
+            TenantId::new(tenant).unwrap(),
+            WorkspaceId::new("main").unwrap(),
+            EnvironmentId::new(environment).unwrap(),
+            &principal,
+        )
+    }
+
+    #[tokio::test]
+    async fn good_for_one_caller_one_call_and_its_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data: folder.path().to_owned(), ..Config::default() };
+        let (ann, tool) = (caller("main", "ann", "dev"), ToolId::new("mcp.kit.victim").unwrap());
+        let params = RawJson::parse(r#"{"a":1,"b":[2]}"#).unwrap();
+        let state = State::Upstream { state: Some("theirs".to_owned()) };
+        let sealed = {
+            let shared = shared(&config);
+            let own = Bound { caller: &ann, tool: &tool, params: &params };
+            let sealed = seal(&shared, own, state.clone(), HOUR).await.unwrap();
+            assert!(!sealed.contains("theirs"));
+            assert_eq!(unseal(&shared, own, &sealed).await.unwrap(), state);
+            let over = seal(&shared, own, state.clone(), Duration::ZERO).await.unwrap();
+            let Refused(failure) = unseal(&shared, own, &over).await.unwrap_err();
+            assert_eq!(failure.code, "request_state_expired");
+            sealed
+        };
+        // After a restart it is what it was, for the same call however it is written. A process
+        // holds its folder for as long as it lives, so the next server gets a copy.
+        let moved = tempfile::tempdir().unwrap();
+        copy(folder.path(), moved.path());
+        let shared = shared(&Config { data: moved.path().to_owned(), ..Config::default() });
+        let spaced = RawJson::parse(r#"{ "b": [2], "a": 1 }"#).unwrap();
+        let own = Bound { caller: &ann, tool: &tool, params: &spaced };
+        assert_eq!(unseal(&shared, own, &sealed).await.unwrap(), state);
+        let others = [
+            caller("main", "bob", "dev"),
+            caller("other", "ann", "dev"),
+            caller("main", "ann", "prod"),
+        ];
+        let other_tool = ToolId::new("mcp.kit.bystander").unwrap();
+        let other_params = RawJson::parse(r#"{"a":2,"b":[2]}"#).unwrap();
+        let mut foreign: Vec<Bound<'_>> =
+            others.iter().map(|caller| Bound { caller, ..own }).collect();
+        foreign.push(Bound { tool: &other_tool, ..own });
+        foreign.push(Bound { params: &other_params, ..own });
+        for bound in foreign {
+            let Refused(failure) = unseal(&shared, bound, &sealed).await.unwrap_err();
+            assert_eq!(failure.code, "request_state_invalid", "{bound:?}");
+        }
+    }
+}

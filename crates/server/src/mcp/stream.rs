@@ -34,8 +34,8 @@ struct Inner {
     ended: bool,
     /// Which of the readers is the last that came; the others end.
     reader: u64,
-    /// The reader is to go, and come back.
-    cut: bool,
+    /// How many there are.
+    readers: usize,
     waker: Option<Waker>,
 }
 
@@ -102,15 +102,13 @@ impl Log {
         inner.wake();
     }
 
-    /// Sends the reader away; it comes back for the rest.
-    pub(super) fn cut(&self) {
-        let mut inner = self.inner.lock();
-        inner.cut = true;
-        inner.wake();
-    }
-
     pub(super) fn has_ended(&self) -> bool {
         self.inner.lock().ended
+    }
+
+    /// Whether somebody reads it.
+    pub(super) fn is_read(&self) -> bool {
+        self.inner.lock().readers > 0
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -130,13 +128,13 @@ impl Log {
     fn reader(self: &Arc<Self>, after: Option<u64>, guard: Option<Guard>) -> Reader {
         let mut inner = self.inner.lock();
         inner.reader += 1;
-        inner.cut = false;
+        inner.readers += 1;
         inner.wake();
         let begins = self.number.is_some() && after.is_none();
         Reader {
             log: self.clone(),
             generation: inner.reader,
-            next: after.map_or(inner.first, |after| after.saturating_add(1).max(inner.first)),
+            next: after.map_or(inner.sent, |after| after.saturating_add(1)).max(inner.first),
             greeting: begins.then(|| self.greeting()),
             alive: interval(),
             _guard: guard,
@@ -197,6 +195,13 @@ struct Reader {
 /// What ends with a connection.
 type Guard = Box<dyn std::any::Any + Send + Sync>;
 
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut inner = self.log.inner.lock();
+        inner.readers = inner.readers.saturating_sub(1);
+    }
+}
+
 impl Reader {
     /// What there is to be sent; `Err` where the connection ends.
     fn ready(&mut self, context: &Context<'_>) -> Result<Option<Bytes>, ()> {
@@ -208,7 +213,7 @@ impl Reader {
         let from = usize::try_from(self.next.saturating_sub(inner.first)).unwrap_or(usize::MAX);
         let waiting = inner.events.len().saturating_sub(from);
         if self.greeting.is_none() && waiting == 0 {
-            if inner.ended || inner.cut {
+            if inner.ended {
                 return Err(());
             }
             inner.waker = Some(context.waker().clone());

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use connectors::mcp::RpcError;
-use kernel::failure::Category;
 use kernel::ids::ToolId;
 use kernel::json::{self, RawJson};
 use serde_json::value::RawValue;
@@ -51,6 +50,7 @@ pub(super) fn name<'a>(asked: &'a Asked<'_>) -> Option<&'a str> {
     match asked.method.as_ref() {
         "tools/call" | "prompts/get" => asked.params.name.as_deref(),
         "resources/read" => asked.params.uri.as_deref(),
+        "tasks/get" | "tasks/update" | "tasks/cancel" => asked.params.task_id.as_deref(),
         _ => None,
     }
 }
@@ -147,9 +147,4 @@ async fn completion(lister: &Lister<'_>, era: Era, asked: &Asked<'_>) -> Result<
     members.extend(asked.params.context.map(|context| ("context", context.get())));
     let params = params("params", &raw::object(members))?;
     Ok(Target { tool, params, kind, shown })
-}
-
-/// Whether a request was refused for its parameters, which a model can do better.
-pub(super) fn is_validation(category: Category) -> bool {
-    category == Category::Validation
 }

@@ -176,8 +176,8 @@ pub(super) fn task(shared: &Shared, held: &Held, declared: Declared) -> Value {
         Revision::V2025_11_25 => ("ttl", "pollInterval"),
         Revision::V2026_07_28 => ("ttlMs", "pollIntervalMs"),
     };
-    task[ttl] = json!(micros / 1_000);
-    task[poll] = json!(if waits { POLL_PEOPLE_MS } else { POLL_WORK_MS });
+    let every = if waits { POLL_PEOPLE_MS } else { POLL_WORK_MS };
+    merge(&mut task, json!({ttl: micros / 1_000, poll: every}));
     task
 }
 
@@ -206,10 +206,11 @@ pub(crate) fn get(
     if !modern(declared) {
         return Ok(shown.to_string());
     }
-    shown["resultType"] = json!("complete");
+    merge(&mut shown, json!({"resultType": "complete"}));
     if asks(shared, &held, declared).is_some() {
         let asked = approval_key(&held);
-        shown["inputRequests"] = json!({asked: held::elicitation(shared, &held, false)});
+        let asks = json!({asked: held::elicitation(shared, &held)});
+        merge(&mut shown, json!({"inputRequests": asks}));
     }
     if !held.action.status.is_settled() || held.action.status == Status::Canceled {
         return Ok(shown.to_string());
@@ -223,7 +224,7 @@ pub(crate) fn get(
             ("failed", "error", text)
         }
     };
-    shown["status"] = json!(status);
+    merge(&mut shown, json!({"status": status}));
     // The text of the result stays as the server wrote it.
     Ok(note::insert(&shown.to_string(), &format!("\"{member}\":{text}")))
 }
@@ -240,7 +241,7 @@ fn ended_text(ended: Outcome, declared: Declared) -> Result<String, RpcError> {
         Outcome::Result(answered) => {
             Ok(typed(&note::add(answered.json.as_str(), &answered.note), declared))
         }
-        Outcome::Error(rpc, _) => Err(rpc),
+        Outcome::Error(rpc) => Err(rpc),
         Outcome::Failed(failure, note) => Ok(refusal(&failure, note.as_ref(), declared)),
         Outcome::Unknown(failure, note) => Ok(refusal(&failure, Some(&note), declared)),
         Outcome::Held(_) => Err(RpcError::new(-32603, "the task is not over")),
@@ -363,7 +364,7 @@ pub(crate) fn list(
     }
     let mut listed = json!({"tasks": tasks});
     if !next.is_empty() {
-        listed["nextCursor"] = json!(next);
+        merge(&mut listed, json!({"nextCursor": next}));
     }
     Ok(listed.to_string())
 }

@@ -106,7 +106,7 @@ impl Watch {
                 tenant: session.owner.tenant(),
                 standing: session.standing(),
                 view: &session.intro.view,
-                kinds: KINDS.to_vec(),
+                kinds: KINDS.into_iter().filter(|kind| session.listed(*kind)).collect(),
                 era: Era::Legacy,
             };
             for (kind, digest) in self.seen(&surface.shared, &client, &mut grounds).await {
@@ -149,7 +149,7 @@ impl Watch {
             principal: caller.revision,
         };
         let known = self.grounds.get(&client.key);
-        let same = known.is_none_or(|known| *known == ground);
+        let same = known.is_some_and(|known| *known == ground);
         grounds.insert(client.key, ground);
         let dirty = self.dirty.get(client.tenant);
         let mut seen = Vec::new();
@@ -202,11 +202,37 @@ async fn follow(surface: Arc<Surface>, upstream: Arc<Registered>, stop: Cancella
             Ok(Event::Message { lane: Some(lane), params }) => {
                 message(&surface, &tenant, &lane, params.get());
             }
+            Ok(Event::ToolsChanged) => hint(&surface, &tenant, &name, Kind::Tools),
+            Ok(Event::ResourcesChanged) => hint(&surface, &tenant, &name, Kind::Resources),
+            Ok(Event::PromptsChanged) => hint(&surface, &tenant, &name, Kind::Prompts),
             Ok(_) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }
         if known.strong_count() == 0 {
             return;
+        }
+    }
+}
+
+/// An upstream says that a list changed. Its word goes to whoever sees anything of it, at once,
+/// whether or not there is a difference to them.
+fn hint(surface: &Surface, tenant: &TenantId, upstream: &str, kind: Kind) {
+    let sees = |standing: &Standing, view: &View| {
+        let caller = standing.caller(&surface.shared);
+        view.shows(upstream)
+            && caller.is_ok_and(|caller| {
+                let lister = Lister { shared: &surface.shared, caller: &caller, view };
+                lister.sees_any_of(upstream)
+            })
+    };
+    for session in surface.sessions.of(tenant) {
+        if sees(&session.standing(), &session.intro.view) {
+            session.standalone.offer(&rpc::notification(kind.notification(), "{}"));
+        }
+    }
+    for listener in surface.listeners.of(tenant) {
+        if listener.wants(kind) && sees(&listener.standing, &listener.view) {
+            listener.tell(kind.notification(), "");
         }
     }
 }

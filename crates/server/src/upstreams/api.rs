@@ -14,8 +14,9 @@ use ledger::Batch;
 use prost::Message;
 use proto::upstreams::upstreams_service_server::UpstreamsService;
 use proto::upstreams::{
-    AddUpstreamRequest, DisconnectUpstreamRequest, GetUpstreamRequest, GetUpstreamToolRequest,
-    ListUpstreamsRequest, ListUpstreamsResponse, RefreshUpstreamRequest,
+    AddUpstreamRequest, BeginUpstreamLoginRequest, BeginUpstreamLoginResponse,
+    DisconnectUpstreamRequest, FinishUpstreamLoginRequest, GetUpstreamRequest,
+    GetUpstreamToolRequest, ListUpstreamsRequest, ListUpstreamsResponse, RefreshUpstreamRequest,
     ReleaseUpstreamToolRequest, RemoveUpstreamRequest, Upstream, UpstreamTool,
 };
 use tonic::{Request, Response, Status as RpcStatus};
@@ -23,7 +24,7 @@ use tonic::{Request, Response, Status as RpcStatus};
 use super::contact::{self, contact, offer};
 use super::declared::{Plan, command, forget_login};
 use super::settings::UpstreamConfig;
-use super::{Ready, Upstreams, limits, show, tool};
+use super::{Ready, Upstreams, limits, login, show, tool};
 use crate::error::{Refused, Result};
 use crate::paging;
 use crate::shared::{Caller, Mutated, Shared};
@@ -187,16 +188,19 @@ impl UpstreamsApi {
 
     async fn remove(&self, caller: &Caller, wire: &RemoveUpstreamRequest) -> Result<Upstream> {
         let name = &wire.name;
-        let shown = self.shown(caller, name);
-        if shown.is_ok() {
-            self.undeclared(&caller.tenant, name)?;
+        // A repeat finds none of that name, and is answered all the same.
+        if let Err(refused) = self.undeclared(&caller.tenant, name)
+            && refused.0.category != Category::NotFound
+        {
+            return Err(refused);
         }
         let commands = vec![command(name, Input::Remove { by: Some(caller.id.clone()) })];
         let batch = Batch::new(caller.control_log(), commands);
-        self.0.mutate(caller, "upstream_remove", body(wire), name, batch).await?;
-        forget_login(&self.0, &caller.tenant, name, Some(&caller.id)).await?;
-        let mut gone =
-            shown.unwrap_or_else(|_| Upstream { name: name.clone(), ..Upstream::default() });
+        let made = self.0.mutate(caller, "upstream_remove", body(wire), name, batch).await?;
+        if matches!(made, Mutated::Fresh(_)) {
+            forget_login(&self.0, &caller.tenant, name, Some(&caller.id)).await?;
+        }
+        let mut gone = Upstream { name: name.clone(), ..Upstream::default() };
         gone.set_state(proto::upstreams::upstream::State::Removed);
         Ok(gone)
     }
@@ -204,6 +208,7 @@ impl UpstreamsApi {
     async fn refresh(&self, caller: &Caller, wire: &RefreshUpstreamRequest) -> Result<Upstream> {
         let registered = self.upstreams().get(&caller.tenant, &wire.name);
         let registered = registered.ok_or_else(|| Refused::not_found("MCP server"))?;
+        registered.client.retry().await;
         contact(&self.0, &registered, true).await?;
         self.shown(caller, &wire.name)
     }
@@ -216,8 +221,12 @@ impl UpstreamsApi {
     ) -> Result<Upstream> {
         let registered = self.upstreams().get(&caller.tenant, &wire.name);
         let registered = registered.ok_or_else(|| Refused::not_found("MCP server"))?;
-        if registered.client.health().in_flight == 0 {
-            registered.client.close().await;
+        {
+            // Whoever asks what it offers has done so, or finds it disconnected.
+            let _turn = registered.contact.lock().await;
+            if registered.client.health().in_flight == 0 {
+                registered.client.close().await;
+            }
         }
         self.shown(caller, &wire.name)
     }
@@ -303,6 +312,23 @@ impl UpstreamsService for UpstreamsApi {
     async fn refresh_upstream(&self, request: Request<RefreshUpstreamRequest>) -> Reply<Upstream> {
         let caller = crate::caller(&request)?;
         Ok(Response::new(self.refresh(&caller, request.get_ref()).await?))
+    }
+
+    async fn begin_upstream_login(
+        &self,
+        request: Request<BeginUpstreamLoginRequest>,
+    ) -> Reply<BeginUpstreamLoginResponse> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(login::begin(&self.0, &caller, request.get_ref()).await?))
+    }
+
+    async fn finish_upstream_login(
+        &self,
+        request: Request<FinishUpstreamLoginRequest>,
+    ) -> Reply<Upstream> {
+        let caller = crate::caller(&request)?;
+        login::finish(&self.0, &caller, request.get_ref()).await?;
+        Ok(Response::new(self.shown(&caller, &request.get_ref().name)?))
     }
 
     async fn disconnect_upstream(

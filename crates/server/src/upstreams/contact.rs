@@ -14,6 +14,7 @@ use kernel::upstream_tool::{self, Input, Status, UpstreamTool};
 use kernel::values::Digest;
 use ledger::Batch;
 use ledger::store::{Class, SideRow};
+use tokio::sync::MutexGuard;
 
 use super::declared::command;
 use super::fold::{ORDER, content_id};
@@ -122,7 +123,7 @@ impl Upstreams {
                 bytes: offered.definition.json.as_str().as_bytes().to_vec(),
             };
             let changes = !matches!(upstream_tool::step(state, input.clone()), Ok(None));
-            if changes || lost.contains(&offered.id) {
+            if changes || (keep && lost.contains(&offered.id)) {
                 observations.push((of_tool(&offered.id, input), keep.then(blob)));
             }
         }
@@ -158,7 +159,16 @@ pub(super) async fn contact(
     registered: &Arc<Registered>,
     anew: bool,
 ) -> std::result::Result<Contact, Failure> {
-    let mut pending = registered.contact.lock().await;
+    contact_in_turn(shared, registered, registered.contact.lock().await, anew).await
+}
+
+/// The same, for whoever has waited for their turn.
+pub(super) async fn contact_in_turn(
+    shared: &Shared,
+    registered: &Arc<Registered>,
+    mut pending: MutexGuard<'_, Option<Offer>>,
+    anew: bool,
+) -> std::result::Result<Contact, Failure> {
     let known = registered.seen.lock().contacted_at.is_some();
     let offered = match pending.take() {
         Some(offer) => Ok(offer),
@@ -233,7 +243,6 @@ fn see(registered: &Registered, offer: &Offer, sorted: &Sorted<'_>, order: Vec<S
     seen.instructions.clone_from(&offer.instructions);
     seen.resources = offer.resources.len().saturating_add(offer.templates.len());
     seen.prompts = offer.prompts.len();
-    seen.instructions.clone_from(&offer.instructions);
     moved
 }
 

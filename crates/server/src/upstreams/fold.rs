@@ -39,7 +39,9 @@ pub(super) struct Fold {
     /// Servers without a client, and why.
     pub(super) broken: BTreeMap<String, String>,
     made: HashMap<ToolId, Arc<McpTool>>,
-    /// Pinned tools that cannot be called all the same.
+    /// Definitions that were offered, and why they can never be called, where they cannot.
+    checked: HashMap<Digest, Option<Unusable>>,
+    /// Tools that can never be called with the definition that is pinned or offered.
     pub(super) unusable: BTreeMap<ToolId, Unusable>,
 }
 
@@ -133,7 +135,15 @@ impl Upstreams {
         let before = std::mem::take(&mut fold.made);
         fold.unusable.clear();
         let tools: Vec<UpstreamTool> = fold.tools.values().cloned().collect();
+        let checked = std::mem::take(&mut fold.checked);
         for tool in tools {
+            if let (Status::Quarantined, Some(offered)) = (tool.status, tool.offered) {
+                let known = checked.get(&offered).copied();
+                let why = known.unwrap_or_else(|| self.check(tenant, offered));
+                fold.checked.insert(offered, why);
+                fold.unusable.extend(why.map(|why| (tool.id.clone(), why)));
+                continue;
+            }
             let Some((server, _)) = tool.id.as_mcp() else { continue };
             let Some(registered) = fold.servers.get(server) else { continue };
             let Some(digest) = callable(&tool, registered) else { continue };
@@ -277,11 +287,17 @@ impl Upstreams {
         let bytes = self.control.store().blob(tenant.as_str(), digest).map_err(|e| lost(&e))?;
         let bytes = bytes.ok_or_else(|| lost(&"it is gone"))?;
         let text = std::str::from_utf8(&bytes).map_err(|e| lost(&e))?;
-        let definition = RawJson::parse(text).map_err(|e| lost(&e))?;
+        let raw = serde_json::from_str(text).map_err(|e| lost(&e))?;
+        let definition = RawJson::result(raw).map_err(|e| lost(&e))?;
         match tool::definition_digest(&definition) {
             Ok(own) if own == digest => Ok(Arc::new(definition)),
             _ => Err(lost(&"it is another one")),
         }
+    }
+
+    /// Why a definition can never be called, where it cannot.
+    fn check(&self, tenant: &TenantId, digest: Digest) -> Option<Unusable> {
+        self.definition(tenant, digest).and_then(|definition| tool::check(&definition)).err()
     }
 
     fn make(

@@ -10,6 +10,7 @@ mod declared;
 mod diff;
 mod fold;
 pub(crate) mod limits;
+mod login;
 mod names;
 mod settings;
 mod show;

@@ -10,7 +10,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::contact::{Contact, contact};
+use super::contact::{Contact, contact_in_turn};
 use super::{Change, Registered, limits};
 use crate::shared::Shared;
 
@@ -68,10 +68,15 @@ async fn keep_up(
     loop {
         // A tenant that is suspended wants nothing of its servers.
         let suspended = shared.control.directory.suspended(&registered.tenant);
+        // One that is being disconnected must not be connected to again.
+        let turn = registered.contact.lock().await;
         let wanted = !suspended && !rests(shared, registered);
         let ended = match wanted {
-            true => contact(shared, registered, anew).await,
-            false => Ok(Contact::Made),
+            true => contact_in_turn(shared, registered, turn, anew).await,
+            false => {
+                drop(turn);
+                Ok(Contact::Made)
+            }
         };
         anew = true;
         let wait = match ended {

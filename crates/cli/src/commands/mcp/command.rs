@@ -163,7 +163,7 @@ mod tests {
             ("uvx mcp-server-git --repository .", "git"),
             ("uv tool run some_server==1.0", "some-server"),
             ("python3 -m weather", "weather"),
-            ("python3.12 /home/u/weather/src/server.py", "weather"),
+            ("python3.12 /opt/weather/src/server.py", "weather"),
             ("node ./tickets/dist/index.js", "tickets"),
             ("docker run -i --rm -e TOKEN=x mcp/time:latest", "time"),
             ("/opt/bin/everything-mcp --stdio", "everything"),

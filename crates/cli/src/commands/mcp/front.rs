@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use kernel::ids::is_server_name;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -17,7 +18,7 @@ use super::pump::stdio::{self, Line};
 use super::wrap::{Wanted, Wrap};
 use crate::commands::serve;
 use crate::context::Context;
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 
 /// Run an MCP server behind Tally: everything a client asks of it is decided, maybe held for a
 /// person, and receipted.
@@ -79,6 +80,11 @@ impl Front {
 
     fn wrap(self, context: &Context) -> anyhow::Result<Wrap> {
         let variables = command::variables(&self.env)?;
+        if let Some(name) = self.name.as_ref().filter(|name| !is_server_name(name)) {
+            let rule = "a name has 1 to 32 of a-z, 0-9, `-` and `_`, and begins with one of the \
+                        first two";
+            return Err(Failure::Usage(format!("--name {name}: {rule}")).into());
+        }
         let wanted = Wanted {
             name: self.name,
             command: Command::new(&self.command, self.cwd.as_deref(), &variables)?,
@@ -88,7 +94,7 @@ impl Front {
         };
         let home = match context.local_folder()? {
             Some(folder) => Home::embedded(self.data.or(Some(folder)))?,
-            None if context.names_server() => Home::Named(context.session()?),
+            None if context.names_server() => Home::Named(Box::new(context.session()?)),
             None => Home::embedded(self.data)?,
         };
         Wrap::new(home, wanted)

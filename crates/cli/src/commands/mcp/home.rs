@@ -30,7 +30,7 @@ const FOLDER_MODE: u32 = 0o700;
 /// Where the server is.
 pub(crate) enum Home {
     /// It was named.
-    Named(Session),
+    Named(Box<Session>),
     /// It is in this folder, and maybe in this process.
     Embedded { data: PathBuf, running: Mutex<Option<Running>> },
 }

@@ -26,6 +26,8 @@ pub(crate) const SUBSCRIPTIONS_MAX: usize = 1_024;
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// How long the goodbyes may take: the end of the session, of the child, of the server.
 pub(crate) const LEAVE_TIME: Duration = Duration::from_secs(5);
+/// How long a command's start is waited for before the command is ended.
+pub(crate) const AWAKEN_TIME: Duration = Duration::from_secs(3);
 /// How long a server on the data folder is looked for, or waited for to end.
 pub(crate) const FIND_TIME: Duration = Duration::from_secs(30);
 /// Between two looks.

@@ -49,6 +49,8 @@ pub(crate) enum Manage {
         #[arg(long, value_name = "SHA256")]
         digest: Option<String>,
     },
+    /// Log in at an MCP server that takes a login, by way of a browser.
+    Login(super::login::Login),
     /// Remove an MCP server: none of its tools can be called any more.
     Remove {
         /// The name of the server.
@@ -60,24 +62,21 @@ pub(crate) enum Manage {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tally mcp add github --url https://mcp.example.com/mcp --header 'Authorization=Bearer ${secret:github}'
-  tally mcp add files --label read_file=read -- npx -y @modelcontextprotocol/server-filesystem /srv")]
+  tally mcp add github --http https://mcp.example.com/mcp \\
+    --header 'Authorization=Bearer ${secret:github}'
+  tally mcp add files --label read_file=read -- \\
+    npx -y @modelcontextprotocol/server-filesystem /srv")]
 pub(crate) struct Add {
     /// What to call it: it is part of its tools' ids, `mcp.NAME.TOOL`.
     name: String,
     /// The URL of its endpoint, where it speaks streamable HTTP.
-    #[arg(
-        long,
-        value_name = "URL",
-        conflicts_with = "command",
-        required_unless_present = "command"
-    )]
-    url: Option<String>,
+    #[arg(long, value_name = "URL", conflicts_with = "command")]
+    http: Option<String>,
     /// Its command and arguments, where it speaks over standard input and output.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
     /// A header of every request; `${secret:NAME}` stands for a secret. May be repeated.
-    #[arg(long = "header", value_name = "K=V", requires = "url")]
+    #[arg(long = "header", value_name = "K=V", requires = "http")]
     headers: Vec<String>,
     /// A variable for the command, which gets a clean environment. May be repeated.
     #[arg(long = "env", value_name = "K=V", requires = "command")]
@@ -96,14 +95,14 @@ pub(crate) struct Add {
     #[arg(long)]
     trust_annotations: bool,
     /// Let the URL lead to this machine or its network.
-    #[arg(long, requires = "url")]
+    #[arg(long, requires = "http")]
     private: bool,
     /// How long one call may take.
     #[arg(long, value_name = "MS")]
     timeout_ms: Option<u64>,
     /// The whole server as JSON in place of these options, as an element of `mcp.upstreams` in
     /// tally.yaml, without its name.
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["url", "command"])]
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["http", "command"])]
     settings: Option<String>,
     /// Take the place of another server of that name.
     #[arg(long)]
@@ -161,7 +160,7 @@ impl Add {
     }
 
     fn transport(&self) -> anyhow::Result<Value> {
-        if let Some(url) = &self.url {
+        if let Some(url) = &self.http {
             let headers = pairs("header", &self.headers)?;
             return Ok(json!({
                 "type": "http", "url": url, "headers": headers, "private": self.private,
@@ -170,7 +169,7 @@ impl Add {
         let (command, args) = self
             .command
             .split_first()
-            .ok_or_else(|| Failure::Usage("name --url, or a command after --".to_owned()))?;
+            .ok_or_else(|| Failure::Usage("name --http, or a command after --".to_owned()))?;
         let env = pairs("env", &self.env)?;
         let mut transport = json!({"type": "stdio", "command": command, "args": args, "env": env});
         if let (Some(cwd), Some(members)) = (&self.cwd, transport.as_object_mut()) {
@@ -223,6 +222,9 @@ impl Manage {
                 let tool = client.release_upstream_tool(&request, None).await?;
                 output.show(&tool, describe_tool)?;
             }
+            Self::Login(login) => {
+                output.show(&login.run(&client, output).await?, describe)?;
+            }
             Self::Remove { name } => {
                 let request = RemoveUpstreamRequest { name };
                 let removed = client.remove_upstream(&request, None).await?;
@@ -237,9 +239,8 @@ fn how_to_release(name: &str, tool: &UpstreamTool) -> String {
     match tool.state() {
         ToolState::Quarantined if !tool.offered_digest.is_empty() => {
             let UpstreamTool { name: own, offered_digest, .. } = tool;
-            format!(
-                "nothing is released yet:\n  tally mcp release {name} {own} --digest {offered_digest}"
-            )
+            let how = format!("tally mcp release {name} {own} --digest {offered_digest}");
+            format!("nothing is released yet:\n  {how}")
         }
         _ => "there is nothing to release".to_owned(),
     }

@@ -4,6 +4,7 @@ mod command;
 mod front;
 mod home;
 pub(crate) mod limits;
+mod login;
 mod manage;
 mod pump;
 mod wrap;
@@ -15,10 +16,12 @@ use crate::exit::Exit;
 
 /// What `tally mcp --help` says after its options.
 const EXAMPLES: &str = "\
-In front of one server, in place of its command in a client's configuration:
-  {\"command\": \"tally\", \"args\": [\"mcp\", \"--\", \"npx\", \"-y\", \"@modelcontextprotocol/server-filesystem\", \"/srv\"]}
+In front of one server, in a client's configuration, in place of the server's own command:
+  \"command\": \"tally\", \"args\": [\"mcp\", \"--\", \"npx\", \"-y\", \"some-mcp-server\"]
 What policy holds is decided by a person, in any terminal of the same user:
-  tally approvals list --credentials ~/.local/share/tally/approver.json";
+  export TALLY_CREDENTIALS=~/.local/share/tally/approver.json
+  tally approvals list
+  tally approve ID";
 
 /// `tally mcp`.
 #[derive(Debug, Args)]

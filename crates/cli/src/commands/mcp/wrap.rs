@@ -23,7 +23,8 @@ use proto::upstreams::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::command::{Command, Variable};
 use super::home::{Found, Home};
@@ -49,8 +50,8 @@ pub(crate) struct Wrap {
     state: PathBuf,
     wanted: Wanted,
     held: OnceLock<Held>,
-    /// The server's last administrator.
-    admin: Mutex<Option<Client>>,
+    /// The server's last administrator, and the command's start.
+    admin: Mutex<Option<(Client, JoinHandle<()>)>>,
 }
 
 /// The name, for as long as this process uses it.
@@ -120,8 +121,10 @@ impl Wrap {
         if let Some(held) = self.held.get()
             && held.lock.unlock().is_ok()
             && held.lock.try_lock().is_ok()
-            && let Some(admin) = self.admin.lock().await.take()
+            && let Some((admin, awakening)) = self.admin.lock().await.take()
         {
+            // A command that only just starts is not started again behind our back.
+            let _started = timeout(limits::AWAKEN_TIME, awakening).await;
             let request = DisconnectUpstreamRequest { name: held.name.clone() };
             // A server that is gone has ended the command already.
             let _ended = admin.disconnect_upstream(&request, None).await;
@@ -157,7 +160,8 @@ impl Wrap {
         let kept = self.kept(name)?;
         let same = kept.as_ref().is_some_and(|record| record.command == self.wanted.command);
         let free = kept.is_none() && !taken.iter().any(|known| known == name);
-        if !same && !free && !(asked && kept.is_some()) {
+        let replaced = asked && kept.is_some();
+        if !(same || free || replaced) {
             return Ok(None);
         }
         let lock = File::options()
@@ -276,11 +280,10 @@ impl Wrap {
     /// Has the server start the command, if it does not run, and compare what it offers with what
     /// is pinned. The client's first answers need not wait for it.
     async fn awaken(&self, admin: &Client, name: &str) {
-        *self.admin.lock().await = Some(admin.clone());
-        let (admin, name) = (admin.clone(), name.to_owned());
-        tokio::spawn(async move {
+        let (asks, name) = (admin.clone(), name.to_owned());
+        let awakening = tokio::spawn(async move {
             let request = RefreshUpstreamRequest { name: name.clone() };
-            match admin.refresh_upstream(&request, None).await {
+            match asks.refresh_upstream(&request, None).await {
                 Ok(upstream) if upstream.tools_quarantined > 0 => eprintln!(
                     "tally: {} tools of `{name}` are new or changed and wait for their release: \
                      `tally mcp inspect {name}`",
@@ -290,6 +293,7 @@ impl Wrap {
                 Err(error) => eprintln!("tally: `{name}`: {error}"),
             }
         });
+        *self.admin.lock().await = Some((admin.clone(), awakening));
     }
 
     /// The key of the command's agent: made once, and given another secret from time to time.

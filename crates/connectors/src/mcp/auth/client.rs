@@ -19,8 +19,7 @@ use super::http::Guarded;
 use super::login::{token_refused, trusted};
 use super::spec::{Algorithm, ClientCredentials};
 use super::token::{Answer, Held, failure, scopes};
-use super::{AuthParts, Authorizer, Challenge, Subject};
-use crate::mcp::auth::invalid;
+use super::{AuthParts, Authorizer, Challenge, Subject, invalid};
 
 #[derive(Default)]
 struct State {

@@ -21,9 +21,8 @@ use super::http::Guarded;
 use super::login::token_refused;
 use super::spec::Exchange;
 use super::token::{Answer, Held, code, scopes};
-use super::{AuthParts, Authorizer, Challenge, Subject};
+use super::{AuthParts, Authorizer, Challenge, Subject, invalid};
 use crate::limits;
-use crate::mcp::auth::invalid;
 
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";

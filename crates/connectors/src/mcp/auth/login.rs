@@ -26,6 +26,8 @@ use crate::limits;
 /// What a login came to, as it lasts.
 #[derive(Serialize, Deserialize)]
 struct Record {
+    /// The upstream's URL. Its tokens are shown nowhere else.
+    resource: String,
     client_id: String,
     /// The secret of a client that registered itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,6 +65,7 @@ struct Pending {
     client: OAuthClientConfig,
     issuer: Option<String>,
     asked: BTreeSet<String>,
+    by: String,
     since: Instant,
 }
 
@@ -97,10 +100,15 @@ impl LoginAuthorizer {
     }
 
     /// Begins a login whose end comes to `redirect_uri`: where to send the person. `more` is asked
-    /// for besides what the upstream demanded.
-    pub async fn begin(&self, redirect_uri: &str, more: &[String]) -> Result<String, Failure> {
+    /// for besides what the upstream demanded. Only `by` can end it.
+    pub async fn begin(
+        &self,
+        redirect_uri: &str,
+        more: &[String],
+        by: &str,
+    ) -> Result<String, Failure> {
         let mut state = self.state.lock().await;
-        self.start(&mut state, redirect_uri, more).await
+        self.start(&mut state, redirect_uri, more, by).await
     }
 
     /// Ends a login by the URL that the person was sent back to. `by` is who they are here.
@@ -112,12 +120,13 @@ impl LoginAuthorizer {
     fn required(&self) -> Failure {
         let name = &self.parts.name;
         let message = format!("the upstream `{name}` wants a login: tally mcp login {name}");
-        Failure::new(Category::Auth, "authorization_required", message).retryable(false)
+        Failure::new(Category::Upstream, "authorization_required", message).retryable(false)
     }
 
     fn load(&self) -> Result<Option<Record>, Failure> {
         let Some(text) = self.parts.tokens.load()? else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|_| corrupt())
+        let record: Record = serde_json::from_str(&text).map_err(|_| corrupt())?;
+        Ok(Some(record).filter(|record| record.resource == self.url.as_str()))
     }
 
     async fn save(
@@ -208,6 +217,7 @@ impl LoginAuthorizer {
         state: &mut State,
         redirect_uri: &str,
         more: &[String],
+        by: &str,
     ) -> Result<String, Failure> {
         let (mut manager, metadata) = self.discover(state.demanded.as_ref()).await?;
         let before = self.load()?.filter(|record| record.issuer == metadata.issuer);
@@ -241,8 +251,8 @@ impl LoginAuthorizer {
             let message = "too many logins at this upstream have begun and not ended";
             return Err(Failure::new(Category::RateLimited, "too_many_logins", message));
         }
-        let issuer = metadata.issuer;
-        state.pending.insert(key, Pending { manager, kept, client, issuer, asked, since });
+        let (issuer, by) = (metadata.issuer, by.to_owned());
+        state.pending.insert(key, Pending { manager, kept, client, issuer, asked, by, since });
         Ok(address)
     }
 
@@ -288,7 +298,7 @@ impl LoginAuthorizer {
 
     async fn end(&self, state: &mut State, callback: &str, by: &str) -> Result<(), Failure> {
         let refused = |message: String| {
-            Failure::new(Category::Auth, "authorization_failed", message).retryable(false)
+            Failure::new(Category::Upstream, "authorization_failed", message).retryable(false)
         };
         let url: Url = callback.parse().map_err(|_| refused("this is no URL".to_owned()))?;
         let get = |name: &str| {
@@ -297,7 +307,9 @@ impl LoginAuthorizer {
         };
         let key = get("state").unwrap_or_default();
         let pending = state.pending.get(&key);
-        let pending = pending.filter(|pending| pending.since.elapsed() < limits::OAUTH_LOGIN_MAX);
+        let pending = pending.filter(|pending| {
+            pending.by == by && pending.since.elapsed() < limits::OAUTH_LOGIN_MAX
+        });
         let pending = pending.ok_or_else(|| refused("no such login has begun".to_owned()))?;
         let issuer = get("iss");
         if get("error").is_none() {
@@ -318,6 +330,7 @@ impl LoginAuthorizer {
         let credentials = kept.load().await.map_err(|error| failure(&error))?;
         let own = self.spec.client_secret.is_none();
         let record = Record {
+            resource: self.url.to_string(),
             client_id: client.client_id,
             client_secret: client.client_secret.filter(|_| own),
             redirect_uri: client.redirect_uri,
@@ -333,7 +346,7 @@ impl LoginAuthorizer {
     /// Has the person at the browser log in, where there is one.
     async fn log_in(&self, state: &mut State) -> Result<HeaderValue, Failure> {
         let Some(browser) = self.parts.browser.clone() else { return Err(self.required()) };
-        let address = self.start(state, &browser.redirect_uri(), &[]).await?;
+        let address = self.start(state, &browser.redirect_uri(), &[], "").await?;
         let callback = visit(browser.as_ref(), &address).await?;
         self.end(state, &callback, "").await?;
         let held = state.held.as_ref().map(|(_, held)| held.header());

@@ -101,7 +101,8 @@ mod tests {
         let data = |data: &str| Event { data: data.into(), ..Event::default() };
         let first =
             Event { id: Some("7".into()), retry: Some(Duration::from_millis(50)), data: vec![] };
-        let text = "id: 7\nretry: 50\n\n: alive\n\nevent: message\ndata: {\"a\":\ndata: 1}\n\ndata:x\r\n\r\n";
+        let text = "id: 7\nretry: 50\n\n: alive\n\nevent: message\ndata: {\"a\":\ndata: 1}\n\n\
+                    data:x\r\n\r\n";
         let expected = vec![first, data("{\"a\":\n1}"), data("x")];
         assert_eq!(read(&[text]), expected);
         for at in 1..text.len() {

@@ -1,8 +1,8 @@
-//! Permits as the server draws them: the upstream client calls nothing without one.
+//! Permits for tests, drawn through the state machine as the server draws them.
 
 use kernel::action::{self, Action};
 use kernel::decision::{Decision, Effect, MatchedRule, Obligations, PolicyRef};
-use kernel::ids::{EnvironmentId, PrincipalId, ToolId};
+use kernel::ids::{ActionId, EnvironmentId, PrincipalId, ToolId};
 use kernel::machine::Applied;
 use kernel::permit::Permit;
 use kernel::principal::{ActorChain, PrincipalKind};
@@ -10,7 +10,8 @@ use kernel::risk::Risk;
 use kernel::values::{Digest, MicroUsd, Timestamp};
 
 /// A permit drawn at time 0 through the state machine, as the server draws it.
-pub(crate) fn permit(plan_digest: Digest) -> Permit {
+#[must_use]
+pub fn permit(plan_digest: Digest) -> Permit {
     let rule = MatchedRule {
         effect: Effect::Allow,
         rule: "R-ALL".to_owned(),
@@ -19,7 +20,7 @@ pub(crate) fn permit(plan_digest: Digest) -> Permit {
     };
     let policy = PolicyRef { revision: 1, digest: Digest::of(b"bundle") };
     let request = action::Request {
-        tool: ToolId::new("core.http_call").unwrap(),
+        tool: ToolId::new("core.fs_write").unwrap(),
         tool_digest: Digest::of(b"tool"),
         routed_from: None,
         environment: EnvironmentId::new("dev").unwrap(),
@@ -53,5 +54,7 @@ pub(crate) fn permit(plan_digest: Digest) -> Permit {
             action::apply(&mut state, &change, &applied);
         }
     }
-    state.unwrap().permit().unwrap()
+    let permit = state.unwrap().permit().unwrap();
+    assert_eq!(permit.action(), &ActionId::new("act_1").unwrap());
+    permit
 }

@@ -17,7 +17,8 @@ use hyper_util::rt::TokioExecutor;
 use kernel::failure::{Category, Failure};
 use zeroize::Zeroizing;
 
-use crate::{Context, plain};
+use super::plain;
+use super::program::Context;
 
 /// The document of the client, as the suite knows it.
 const METADATA: &str = "https://conformance-test.local/client-metadata.json";
@@ -111,10 +112,8 @@ fn auth_spec(scenario: &str, context: &Context) -> AuthSpec {
 
 pub(crate) async fn run(scenario: &str, url: &str, context: &Context) -> Result<(), String> {
     let spec = Spec { auth: auth_spec(scenario, context), ..plain::spec(url) };
-    let told = [
-        ("client", context.client_secret.clone()),
-        ("key", context.private_key_pem.clone()),
-    ];
+    let told =
+        [("client", context.client_secret.clone()), ("key", context.private_key_pem.clone())];
     let told = told.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     let secrets: Arc<dyn Secrets> = Arc::new(Told(told));
     let made = auth::authorization(

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use connectors::mcp::{
-    Call, Definition, Detached, Ended, Lane, Method, Parts, Spec, Transport, Upstream,
-};
+use connectors::mcp::{Call, Definition, Detached, Ended, Lane, Method, Spec, Transport, Upstream};
 use kernel::json::RawJson;
 use kernel::values::{Digest, Timestamp};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::Context;
+use super::program::Context;
 use crate::permit::permit;
 
 /// An upstream at `url`, on this machine.
@@ -34,7 +32,9 @@ pub(crate) async fn call_all(upstream: &Upstream, context: &Context) -> Result<(
     let calls: Vec<(String, Value)> = match context.tool_calls.as_slice() {
         [] => offer.tools.iter().map(|tool| (tool.name.clone(), arguments(tool))).collect(),
         calls => {
-            let of = |call: &crate::ToolCall| call.arguments.clone().unwrap_or_else(|| json!({}));
+            let of = |call: &super::program::ToolCall| {
+                call.arguments.clone().unwrap_or_else(|| json!({}))
+            };
             calls.iter().map(|call| (call.name.clone(), of(call))).collect()
         }
     };
@@ -88,12 +88,4 @@ fn arguments(tool: &Definition) -> Value {
         arguments.insert(name.clone(), value);
     }
     Value::Object(arguments)
-}
-
-/// A scenario that is about no authorisation.
-pub(crate) async fn run(url: &str, context: &Context) -> Result<(), String> {
-    let upstream = Upstream::new(spec(url), Parts::default()).map_err(|error| error.to_string())?;
-    let called = call_all(&upstream, context).await;
-    upstream.close().await;
-    called
 }
