@@ -68,7 +68,6 @@ fn client() {
 }
 
 #[tokio::test]
-#[ignore = "open fault: now and then the client hangs in a scenario of this revision's leg"]
 async fn the_client_leg_of_2025_11_25_passes() {
     client_leg("2025-11-25", 18).await;
 }

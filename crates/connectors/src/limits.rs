@@ -105,6 +105,10 @@ pub const MCP_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub const MCP_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an upstream may be silent on `server/discover` before `initialize` is tried as well.
 pub const MCP_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long opening a connection waits for the stream of what belongs to no request.
+pub const MCP_LISTEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a subscription may take to come into force.
+pub const MCP_SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a message that needs no answer may take to be delivered.
 pub const MCP_NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first wait after a failed connection; it doubles with each.

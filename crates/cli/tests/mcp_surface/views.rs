@@ -2,15 +2,10 @@
 
 use mcpkit::Revisions;
 use proto::actions::action::State;
-use serde_json::{Value, json};
-use tokio::time::{Duration, Instant};
+use serde_json::json;
 
 use super::Place;
-use super::client::{Mcp, Stream};
-use crate::common::{PATIENCE, allow_all, rego};
-
-/// Between two changes of a resource.
-const BETWEEN_CHANGES: Duration = Duration::from_millis(300);
+use crate::common::{allow_all, rego};
 
 /// Everything but what is named is allowed; what is named is not even listed.
 fn without(tools: &[&str]) -> policy::Source {
@@ -114,21 +109,6 @@ async fn who_sees_something_else_is_told() {
     assert_eq!(other.message().await["method"], "notifications/prompts/list_changed");
 }
 
-/// What a stream tells of a resource that changes until somebody hears of it: a subscription is
-/// in force some moments after it was answered.
-async fn heard(writer: &Mcp, stream: &mut Stream) -> Value {
-    let until = Instant::now() + PATIENCE;
-    while Instant::now() < until {
-        tokio::select! {
-            told = stream.message() => return told,
-            () = tokio::time::sleep(BETWEEN_CHANGES) => {
-                writer.call("write_note", json!({"text": "x"})).await;
-            }
-        }
-    }
-    panic!("nothing is told");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn resources_are_subscribed_to() {
     for revisions in [Revisions::Old, Revisions::New] {
@@ -144,10 +124,11 @@ async fn resources_are_subscribed_to() {
         let first = listening.message().await;
         let heeded = &first["params"]["notifications"]["resourceSubscriptions"];
         assert!(heeded.as_array().is_some_and(|uris| uris.contains(&json!(uri))), "{first}");
-        let told = heard(&modern, &mut standalone).await;
+        modern.call("write_note", json!({"text": "x"})).await;
+        let told = standalone.message().await;
         assert_eq!(told["method"], "notifications/resources/updated", "{revisions:?}");
         assert_eq!(told["params"]["uri"], uri);
-        let told = heard(&modern, &mut listening).await;
+        let told = listening.message().await;
         assert_eq!(told["params"]["uri"], uri, "{revisions:?}");
         assert_eq!(told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 2);
         let done = legacy.answer("resources/unsubscribe", json!({"uri": uri})).await;

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 use kernel::failure::{Category, Failure};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::auth::Subject;
@@ -293,8 +294,12 @@ async fn open_http(
     session.tell(message::notification("notifications/initialized", None)).await?;
     let session = Arc::new(session);
     let listening = Arc::clone(&session);
-    let listener = tokio::spawn(async move { listening.listen().await });
+    let (opened, open) = oneshot::channel();
+    let listener = tokio::spawn(async move { listening.listen(opened).await });
     let listener = Some(AbortOnDropHandle::new(listener));
+    // What a server asks or tells before somebody listens is lost. One that does not answer before
+    // it has something to tell is not waited for longer than this.
+    let _open = tokio::time::timeout(limits::MCP_LISTEN_TIMEOUT, open).await;
     Ok(Connection { wire: Wire::Http(session), facts, _listener: listener })
 }
 

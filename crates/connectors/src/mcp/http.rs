@@ -328,12 +328,18 @@ impl Session {
     }
 
     /// Listens to the stream of what belongs to no request, for as long as the upstream has one.
-    pub(super) async fn listen(&self) {
+    /// Says so once it is open, or is not to be had.
+    pub(super) async fn listen(&self, opened: oneshot::Sender<()>) {
+        let mut opened = Some(opened);
         let mut stream = Stream::new();
         let mut asks = JoinSet::new();
         let mut failed = 0;
         while failed < limits::MCP_RESUMES_MAX {
-            match self.resume(stream.last.as_deref(), None).await {
+            let resumed = self.resume(stream.last.as_deref(), None).await;
+            if let Some(opened) = opened.take() {
+                let _gone = opened.send(());
+            }
+            match resumed {
                 Ok(Some(mut body)) => {
                     // No answer belongs on this stream: ids start at 1.
                     let none = Origin { id: 0, caller: None, subject: None };

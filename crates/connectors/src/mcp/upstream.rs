@@ -187,7 +187,7 @@ impl Upstream {
     pub async fn subscribe(&self, lane: &Lane, uri: &str) -> Result<(), Failure> {
         self.0.watch.subscribe(lane.id(), uri)?;
         let params = object(&[&member("uri", &string(uri))]);
-        let asked = self.0.ask(lane, "resources/subscribe", &params).await;
+        let asked = self.0.subscribe(lane, &params).await;
         asked.inspect_err(|_| self.0.watch.unsubscribe(lane.id(), uri))
     }
 
@@ -448,6 +448,13 @@ impl Inner {
             return String::new();
         }
         member("_meta", &object(&[&own, &token, &protocol, &level]))
+    }
+
+    /// Subscribes, and returns once that is in force.
+    async fn subscribe(&self, lane: &Lane, params: &str) -> Result<(), Failure> {
+        self.ask(lane, "resources/subscribe", params).await?;
+        let connection = self.slot(lane).await?.connection().await?;
+        if connection.modern() { self.watch.in_force().await } else { Ok(()) }
     }
 
     /// Asks an upstream with sessions on a lane's behalf; a stateless one is told otherwise.

@@ -29,11 +29,23 @@ pub(super) struct Watch {
     wishes: Mutex<HashMap<Option<String>, Wishes>>,
     /// Counts the changes of the wishes.
     version: watch::Sender<u64>,
+    /// Which of them a stateless upstream has taken up.
+    heard: watch::Sender<Heard>,
+}
+
+/// What a stateless upstream answered last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    /// Up to which change of the wishes.
+    version: u64,
+    /// Whether it does not tell anything.
+    refused: bool,
 }
 
 impl Watch {
     pub(super) fn new() -> Self {
-        Self { wishes: Mutex::default(), version: watch::Sender::new(0) }
+        let (version, heard) = (watch::Sender::new(0), watch::Sender::default());
+        Self { wishes: Mutex::default(), version, heard }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Option<String>, Wishes>> {
@@ -41,7 +53,29 @@ impl Watch {
     }
 
     fn changed(&self) {
-        self.version.send_modify(|version| *version = version.wrapping_add(1));
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Waits until a stateless upstream has taken up what is wanted now.
+    pub(super) async fn in_force(&self) -> Result<(), Failure> {
+        let wanted = *self.version.borrow();
+        let mut heard = self.heard.subscribe();
+        let taken = heard.wait_for(|heard| heard.version >= wanted);
+        match tokio::time::timeout(limits::MCP_SUBSCRIBE_TIMEOUT, taken).await {
+            Ok(Ok(heard)) if !heard.refused => Ok(()),
+            Ok(Ok(_)) => {
+                let message = "the MCP server refuses subscriptions";
+                Err(Failure::new(Category::NotFound, "subscribe_refused", message))
+            }
+            Ok(Err(_)) | Err(_) => {
+                let message = "the MCP server did not take up the subscription in time";
+                Err(Failure::new(Category::Timeout, "subscribe_timeout", message))
+            }
+        }
+    }
+
+    fn heard(&self, version: u64, refused: bool) {
+        self.heard.send_replace(Heard { version, refused });
     }
 
     /// Notes that a lane wants to hear of a resource.
@@ -149,9 +183,10 @@ pub(super) async fn listen(watch: Arc<Watch>, hub: Arc<Hub>, connection: Arc<Con
     let mut wait = limits::MCP_BACKOFF_MIN;
     let mut before: Option<Listening> = None;
     while connection.alive() {
-        version.mark_unchanged();
+        let wanted = *version.borrow_and_update();
         let Some(filter) = watch.filter(connection.facts.features) else {
             before = None;
+            watch.heard(wanted, false);
             if version.changed().await.is_err() {
                 return;
             }
@@ -169,6 +204,7 @@ pub(super) async fn listen(watch: Arc<Watch>, hub: Arc<Hub>, connection: Arc<Con
             Some(ended) => ended,
             None => {
                 wait = limits::MCP_BACKOFF_MIN;
+                watch.heard(wanted, false);
                 tokio::select! {
                     ended = &mut now => ended,
                     changed = version.changed() => {
@@ -183,6 +219,7 @@ pub(super) async fn listen(watch: Arc<Watch>, hub: Arc<Hub>, connection: Arc<Con
         };
         // One that does not know the method is not asked again before something else is wanted.
         if matches!(ended, Ok(Err(_))) {
+            watch.heard(wanted, true);
             if version.changed().await.is_err() {
                 return;
             }

@@ -204,6 +204,7 @@ async fn subscribe(
     let failed = |failure: Failure| errors::rpc_error(&failure);
     session.subscribe(uri, &upstream.name).map_err(failed)?;
     let lane = session.own_lane(&upstream.name);
+    visit.surface.followed.follow(&visit.surface, &upstream);
     upstream.client.subscribe(&lane, uri).await.map_err(|failure| {
         session.unsubscribe(uri);
         failed(failure)

@@ -166,7 +166,7 @@ pub(super) async fn open(visit: Visit, id: Id, asked: &Asked<'_>) -> Result<Resp
     let lister = Lister { shared: visit.shared(), caller: &visit.caller, view: &visit.view };
     let mut resources = BTreeMap::new();
     for uri in wanted.resource_subscriptions {
-        if let Some(name) = subscribed(&lister, &lane, &uri).await {
+        if let Some(name) = subscribed(&visit.surface, &lister, &lane, &uri).await {
             resources.insert(uri, name);
         }
     }
@@ -213,8 +213,14 @@ fn acknowledged(listener: &Listener) -> String {
 }
 
 /// Has an upstream tell of a resource that the caller may read; the upstream's name.
-async fn subscribed(lister: &Lister<'_>, lane: &str, uri: &str) -> Option<String> {
+async fn subscribed(
+    surface: &Arc<Surface>,
+    lister: &Lister<'_>,
+    lane: &str,
+    uri: &str,
+) -> Option<String> {
     let upstream = lister.readable(uri).await?;
+    surface.followed.follow(surface, &upstream);
     let nobody = |text: &str| RawValue::from_string(text.to_owned()).ok();
     let lane = Lane::Session(SessionLane {
         id: lane.to_owned(),

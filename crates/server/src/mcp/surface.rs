@@ -23,6 +23,7 @@ use super::parked::Parked;
 use super::revision::{self, Era};
 use super::rpc::{self, Message};
 use super::sessions::{Owner, Sessions, View};
+use super::watch::Followed;
 use super::{legacy, modern, stream};
 use crate::auth::Standing;
 use crate::shared::{Caller, Shared};
@@ -40,6 +41,7 @@ pub(crate) struct Surface {
     pub(super) parked: Parked,
     pub(super) listeners: Listeners,
     pub(super) lanes: Lanes,
+    pub(super) followed: Followed,
     /// Requests without a session that are under way, by who asks.
     in_flight: Mutex<HashMap<String, usize>>,
 }
@@ -98,6 +100,7 @@ impl Surface {
             parked: Parked::default(),
             listeners: Listeners::default(),
             lanes: Lanes::default(),
+            followed: Followed::default(),
             in_flight: Mutex::default(),
         })
     }

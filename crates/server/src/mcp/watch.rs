@@ -7,6 +7,8 @@ use std::sync::{Arc, Weak};
 use connectors::mcp::Event;
 use kernel::decision::DecisionPoint;
 use kernel::ids::TenantId;
+use parking_lot::Mutex;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -44,9 +46,10 @@ pub(crate) async fn serve(surface: Arc<Surface>, stop: CancellationToken) {
                 Err(RecvError::Lagged(_)) => watch.grounds.clear(),
                 Err(RecvError::Closed) => break,
             },
-            _ = tick.tick() => watch.look(&surface, &stop).await,
+            _ = tick.tick() => watch.look(&surface).await,
         }
     }
+    surface.followed.stop.cancel();
     surface.listeners.end_all();
     surface.sessions.end_all();
 }
@@ -57,8 +60,29 @@ struct Watch {
     dirty: HashMap<TenantId, BTreeSet<Kind>>,
     /// On what the lists of a client were made, by session or listener.
     grounds: HashMap<usize, Ground>,
-    /// The upstreams whose events are followed.
-    followed: Vec<Weak<Registered>>,
+}
+
+/// The upstreams whose events are followed.
+#[derive(Default)]
+pub(super) struct Followed {
+    upstreams: Mutex<Vec<Weak<Registered>>>,
+    stop: CancellationToken,
+}
+
+impl Followed {
+    /// Hands on what `upstream` says of its own accord from now on.
+    pub(super) fn follow(&self, surface: &Arc<Surface>, upstream: &Arc<Registered>) {
+        let mut upstreams = self.upstreams.lock();
+        upstreams.retain(|upstream| upstream.strong_count() > 0);
+        if upstreams.iter().any(|known| known.as_ptr() == Arc::as_ptr(upstream)) {
+            return;
+        }
+        upstreams.push(Arc::downgrade(upstream));
+        // Before anything else: what is told from here on is heard.
+        let events = upstream.client.events();
+        let (surface, stop) = (Arc::clone(surface), self.stop.clone());
+        tokio::spawn(hand_on(surface, Arc::clone(upstream), events, stop));
+    }
 }
 
 /// A client that is told of lists.
@@ -84,7 +108,7 @@ impl Watch {
         }
     }
 
-    async fn look(&mut self, surface: &Arc<Surface>, stop: &CancellationToken) {
+    async fn look(&mut self, surface: &Arc<Surface>) {
         for session in surface.sessions.sweep() {
             legacy::ended(surface, &session).await;
         }
@@ -97,7 +121,9 @@ impl Watch {
             .chain(listeners.iter().map(|listener| listener.owner.tenant()))
             .collect();
         for tenant in tenants {
-            self.follow(surface, tenant, stop);
+            for upstream in surface.shared.upstreams.all(tenant) {
+                surface.followed.follow(surface, &upstream);
+            }
         }
         let mut grounds = HashMap::new();
         for session in &sessions {
@@ -161,19 +187,6 @@ impl Watch {
         }
         seen
     }
-
-    /// Follows the events of a tenant's upstreams.
-    fn follow(&mut self, surface: &Arc<Surface>, tenant: &TenantId, stop: &CancellationToken) {
-        self.followed.retain(|upstream| upstream.strong_count() > 0);
-        for upstream in surface.shared.upstreams.all(tenant) {
-            let same = |known: &Weak<Registered>| known.as_ptr() == Arc::as_ptr(&upstream);
-            if self.followed.iter().any(same) {
-                continue;
-            }
-            self.followed.push(Arc::downgrade(&upstream));
-            tokio::spawn(follow(surface.clone(), upstream, stop.clone()));
-        }
-    }
 }
 
 async fn digest(
@@ -187,8 +200,12 @@ async fn digest(
 }
 
 /// Hands on what an upstream says of its own accord.
-async fn follow(surface: Arc<Surface>, upstream: Arc<Registered>, stop: CancellationToken) {
-    let mut events = upstream.client.events();
+async fn hand_on(
+    surface: Arc<Surface>,
+    upstream: Arc<Registered>,
+    mut events: Receiver<Event>,
+    stop: CancellationToken,
+) {
     let (tenant, name) = (upstream.tenant.clone(), upstream.name.clone());
     let known = Arc::downgrade(&upstream);
     drop(upstream);

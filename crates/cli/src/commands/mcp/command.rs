@@ -83,7 +83,9 @@ fn is_assignment(word: &str) -> bool {
 /// A name of the server that a package or file is.
 fn name(word: &str) -> String {
     // A version: `name@1.2`, `@scope/name@1.2`, `name==1.2`; and a tag: `image:tag`.
-    let end = word.char_indices().skip(1).find(|(_, c)| matches!(c, '@' | '=' | ':' | '['));
+    let last = word.rfind('/').map_or(0, |at| at + 1);
+    let ends = |(at, c): &(usize, char)| *at > last && matches!(c, '@' | '=' | ':' | '[');
+    let end = word.char_indices().find(ends);
     let word = end.and_then(|(at, _)| word.get(..at)).unwrap_or(word);
     let path = Path::new(word);
     let stem = |path: &Path| {
@@ -165,6 +167,7 @@ mod tests {
             ("python3 -m weather", "weather"),
             ("python3.12 /opt/weather/src/server.py", "weather"),
             ("node ./tickets/dist/index.js", "tickets"),
+            ("node /opt/node_modules/@scope/server-tickets/dist/index.js", "tickets"),
             ("docker run -i --rm -e TOKEN=x mcp/time:latest", "time"),
             ("/opt/bin/everything-mcp --stdio", "everything"),
             ("github-mcp-server stdio", "github"),
