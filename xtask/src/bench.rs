@@ -2,15 +2,18 @@
 
 use anyhow::{Result, bail};
 
-use crate::repo;
+use crate::{repo, runtimes};
 
-const NAMES: [&str; 6] = ["action", "ledger", "mcp", "policy", "store", "verify"];
+const NAMES: [&str; 7] = ["action", "ledger", "mcp", "policy", "sandbox", "store", "verify"];
 
 pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
     if !NAMES.contains(&name) {
         bail!("no benchmark `{name}`: name one of {}", NAMES.join(", "));
     }
     let mut cargo = repo::cargo();
+    if name == "sandbox" {
+        cargo.envs(runtimes::variables()?);
+    }
     cargo.args(["run", "--release", "--quiet", "--package", "bench", "--", name]).args(args);
     repo::run(&mut cargo)
 }

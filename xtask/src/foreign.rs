@@ -101,6 +101,9 @@ pub(crate) fn run() -> Result<()> {
     for (variable, path) in verifiers()?.into_iter().chain(mcp()?) {
         println!("export {variable}={}", path.display());
     }
+    for (variable, path) in crate::runtimes::variables()? {
+        println!("export {variable}={}", path.display());
+    }
     crate::wasm::add_target()?;
     let verifier = crate::wasm::build(crate::wasm::Build::Fast)?;
     println!("export {WASM_VAR}={}", verifier.display());

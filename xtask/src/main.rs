@@ -7,6 +7,7 @@ mod generate;
 mod kill;
 mod licences;
 mod repo;
+mod runtimes;
 mod test;
 mod tidy;
 mod tools;
@@ -29,7 +30,9 @@ usage: cargo xtask COMMAND
   deny                     cargo-deny: bans, licences and sources
   wasm                     the verifier for browsers and Node, built small and tested
   foreign                  install the programs of others that tests need; prints variables
-  bench NAME [ARG...]      measure: action, ledger, policy, store or verify
+  runtimes                 the interpreters of the sandbox (Python, JavaScript), built once;
+                           prints the variable by which `tally` finds them
+  bench NAME [ARG...]      measure: action, ledger, mcp, policy, sandbox, store or verify
   kill [ROUNDS] [--postgres]
                            kill -9 the daemon under load and restart it, ROUNDS times; on
                            PostgreSQL the database too";
@@ -58,6 +61,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["deny"] => deny::run(),
         ["wasm"] => wasm::run(),
         ["foreign"] => foreign::run(),
+        ["runtimes"] => runtimes::run(),
         ["bench", name, rest @ ..] => bench::run(name, rest),
         ["kill", words @ ..] => kill::run(kill::Options::parse(words)?),
         ["help" | "--help" | "-h"] => {

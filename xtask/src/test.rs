@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{deny, foreign, generate, licences, repo, tidy, tools, wasm};
+use crate::{deny, foreign, generate, licences, repo, runtimes, tidy, tools, wasm};
 
 /// What the tests get in place of a verifier in WebAssembly that cannot be built here.
 const NOT_CHECKED: &str = "not-checked";
@@ -58,6 +58,10 @@ pub(crate) fn run(options: Options) -> Result<()> {
         });
         report.check("foreign MCP", || {
             found.extend(foreign::mcp()?);
+            Ok(())
+        });
+        report.check("sandbox runtimes", || {
+            found.extend(runtimes::variables()?);
             Ok(())
         });
         found.push((foreign::WASM_VAR, verifier(&mut report)));

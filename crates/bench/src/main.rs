@@ -11,6 +11,7 @@ mod metrics;
 mod pace;
 mod policy;
 mod report;
+mod sandbox;
 mod server;
 mod stats;
 mod store;
@@ -51,6 +52,8 @@ enum Name {
     Mcp,
     /// Decisions against bare evaluations.
     Policy,
+    /// Sandboxes against a bare host of WebAssembly.
+    Sandbox,
     /// Commits to the ledger on each engine against bare rows.
     Store,
     /// Verification of a log against bare signature verification.
@@ -58,6 +61,9 @@ enum Name {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(sandbox::COMPILE) {
+        return ::sandbox::compile_main();
+    }
     let args = Args::parse();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,6 +87,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Name::Ledger => ledger::run(&dir)?,
         Name::Mcp => mcp::run(&dir)?,
         Name::Policy => policy::run()?,
+        Name::Sandbox => sandbox::run(&dir)?,
         Name::Store => store::run(&dir)?,
         Name::Verify => verify::run(&dir)?,
     };

@@ -121,6 +121,7 @@ fn submission(number: u64, epoch: u64) -> anyhow::Result<Submission> {
     let request = Request {
         tool: ToolId::new("core.fs_read")?,
         tool_digest: Digest::of(b"tool"),
+        execution: None,
         routed_from: None,
         environment: EnvironmentId::new("dev")?,
         actors: ActorChain::direct(PrincipalId::new("p_7")?, PrincipalKind::Agent),
@@ -160,6 +161,7 @@ fn finish(action: &Action) -> Vec<kernel::machine::Command> {
         failure: None,
         is_error: false,
         isolation: None,
+        attestation: None,
     };
     plan::finish(action, action.attempts, outcome, None)
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    accounts, actions, approvals, evidence, identity, init, ledger, login, mcp, me, migrate,
-    policy, receipts, secret, serve, token, tools, verify, version, witness,
+    accounts, actions, approvals, attest, evidence, identity, init, ledger, login, mcp, me,
+    migrate, policy, receipts, sandbox, secret, serve, token, tools, verify, version, witness,
 };
 use crate::context::Context;
 use crate::demo;
@@ -94,11 +94,17 @@ pub(crate) enum Command {
     /// Manage service accounts.
     #[command(subcommand)]
     ServiceAccount(token::ServiceAccount),
-    /// See the tools that policy lets you call.
+    /// See the tools that policy lets you call; register tools that are given as code.
+    #[command(subcommand, visible_alias = "tools")]
+    Tool(tools::Tools),
+    /// Run code in a sandbox and follow it.
     #[command(subcommand)]
-    Tools(tools::Tools),
+    Sandbox(sandbox::Sandbox),
+    /// Show what is attested of an execution, and repeat it.
+    #[command(subcommand)]
+    Attest(attest::Attest),
     /// Put Tally in front of an MCP server: `tally mcp -- COMMAND`; manage those behind it.
-    Mcp(mcp::Mcp),
+    Mcp(Box<mcp::Mcp>),
     /// Manage the accounts that actions spend from.
     #[command(subcommand)]
     Account(accounts::Account),
@@ -142,7 +148,9 @@ impl Command {
             Self::Token(command) => command.run(context).await,
             Self::Sessions(command) => command.run(context).await,
             Self::ServiceAccount(command) => command.run(context).await,
-            Self::Tools(command) => command.run(context).await,
+            Self::Tool(command) => command.run(context).await,
+            Self::Sandbox(command) => command.run(context).await,
+            Self::Attest(command) => command.run(context).await,
             Self::Mcp(command) => command.run(context).await,
             Self::Account(command) => command.run(context).await,
             Self::Secret(command) => command.run(context).await,

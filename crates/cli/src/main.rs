@@ -28,10 +28,20 @@ const BLOCKING_THREADS: usize = 32;
 
 /// How the server starts this program as a jq worker.
 const JQ_WORKER: [&str; 2] = ["internal", "jq"];
+/// How it starts this program as the compiler of components.
+const SANDBOX_COMPILER: [&str; 2] = ["internal", "sandbox-compile"];
+/// How it starts this program to confine itself and become another.
+const SANDBOX_LIGHT: [&str; 2] = ["internal", "sandbox-light"];
 
 fn main() -> ExitCode {
     if std::env::args_os().skip(1).eq(JQ_WORKER) {
         return jq_worker();
+    }
+    if std::env::args_os().skip(1).eq(SANDBOX_COMPILER) {
+        return sandbox::compile_main();
+    }
+    if std::env::args_os().skip(1).take(2).eq(SANDBOX_LIGHT) {
+        return sandbox::light_main(std::env::args_os().skip(3));
     }
     let cli = Cli::parse();
     let output = cli.context.output();

@@ -8,6 +8,7 @@
 )]
 
 mod approvals;
+mod attest_verify;
 mod common;
 mod concurrency;
 mod conformance;
@@ -28,6 +29,7 @@ mod mcp_cells;
 mod mcp_front;
 mod mcp_held;
 mod mcp_hostile;
+mod mcp_light;
 mod mcp_registry;
 mod mcp_surface;
 mod narrowing;
@@ -36,6 +38,7 @@ mod oidc;
 mod policy;
 mod review;
 mod revocation;
+mod sandbox;
 mod second_factor;
 mod secrets;
 mod serve;
@@ -47,5 +50,6 @@ mod surfaces;
 mod takeover;
 mod tenants;
 mod tokens;
+mod tool_registry;
 mod visibility;
 mod witness;

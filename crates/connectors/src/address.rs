@@ -65,24 +65,35 @@ pub(crate) async fn allowed(
     port: u16,
     private: bool,
 ) -> Result<Vec<SocketAddr>, Refused> {
-    let (literal, found) = match host {
-        Host::Ipv4(ip) => (true, vec![IpAddr::V4(*ip)]),
-        Host::Ipv6(ip) => (true, vec![IpAddr::V6(*ip)]),
-        Host::Domain(name) => {
-            let found = resolver.resolve(name).await;
-            (false, found.map_err(|e| Refused::LookUp(e.to_string()))?)
-        }
-    };
-    if found.is_empty() {
-        return Err(Refused::LookUp("the answer is empty".to_owned()));
-    }
-    let allowed = |ip: &IpAddr| match reach(*ip) {
+    let literal = !matches!(host, Host::Domain(_));
+    let allowed = |ip: IpAddr| match reach(ip) {
         Reach::Public => true,
         Reach::Private => private,
         Reach::Link => private && literal,
         Reach::Never => false,
     };
-    if !found.iter().all(allowed) {
+    allowed_by(resolver, host, port, allowed).await
+}
+
+/// The addresses of `host`, where `allowed` says of every one of them that it is.
+pub(crate) async fn allowed_by(
+    resolver: &dyn Resolver,
+    host: &Host,
+    port: u16,
+    allowed: impl Fn(IpAddr) -> bool,
+) -> Result<Vec<SocketAddr>, Refused> {
+    let found = match host {
+        Host::Ipv4(ip) => vec![IpAddr::V4(*ip)],
+        Host::Ipv6(ip) => vec![IpAddr::V6(*ip)],
+        Host::Domain(name) => {
+            let found = resolver.resolve(name).await;
+            found.map_err(|e| Refused::LookUp(e.to_string()))?
+        }
+    };
+    if found.is_empty() {
+        return Err(Refused::LookUp("the answer is empty".to_owned()));
+    }
+    if !found.iter().all(|ip| allowed(*ip)) {
         return Err(Refused::Address);
     }
     let first = found.into_iter().take(limits::ADDRESSES_MAX);

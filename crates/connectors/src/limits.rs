@@ -163,3 +163,15 @@ pub const OAUTH_SUBJECTS_MAX: usize = 10_000;
 pub const OAUTH_LOGINS_MAX: usize = 16;
 /// How long a login at an upstream may take.
 pub const OAUTH_LOGIN_MAX: Duration = Duration::from_secs(600);
+
+/// How long a host that a sandbox speaks to may take to be looked up.
+pub const EGRESS_LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long such a host may take to accept a connection, to take a request and to begin its answer.
+/// The sandbox's own limit of time counts as well.
+pub const EGRESS_HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the body of an answer to a sandbox may not go on.
+pub const EGRESS_SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of the body of a sandbox's request.
+pub const EGRESS_REQUEST_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of the body of an answer to a sandbox.
+pub const EGRESS_ANSWER_BYTES_MAX: u64 = 64 << 20;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::approval::Narrow;
+use crate::attestation::Attestation;
 use crate::decision::{Decision, Phase};
 use crate::failure::Category;
 use crate::ids::{AccountId, ActionId, ApprovalId, EnvironmentId, PrincipalId, ToolId};
@@ -107,6 +108,9 @@ pub struct Request {
     pub idempotent: bool,
     /// How long one attempt may take.
     pub timeout_ms: u64,
+    /// The execution whose code asked for it, where a sandbox did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution: Option<ActionId>,
 }
 
 /// How an attempt ended, as the receipt tells it: digests and codes, never content.
@@ -131,6 +135,9 @@ pub struct Outcome {
     /// What kept the tool's code apart, where that is worth knowing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Isolation>,
+    /// What ran in a sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<Shared<Attestation>>,
 }
 
 /// What keeps the code of a tool apart from everything else on its machine while it runs.
@@ -139,10 +146,16 @@ pub struct Outcome {
 pub enum Isolation {
     /// Nothing: it is a process like any other of whoever runs Tally.
     None,
+    /// A process with a folder of its own, none of the server's environment, and bounded means.
+    Process,
 }
 
 /// The failure of an attempt whose server went away.
 pub(crate) const LOST: &str = "attempt_lost";
+
+/// The failure of an attempt that a stopping server cut short, knowing that all it did is found
+/// again. It does not count.
+pub const INTERRUPTED: &str = "server_stopped";
 
 /// A failure without its words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +165,13 @@ pub struct FailureCode {
     pub code: String,
     /// What kind.
     pub category: Category,
+}
+
+impl FailureCode {
+    /// Whether an attempt at an idempotent tool is repeated after it.
+    pub fn retryable(&self) -> bool {
+        self.category.retryable() || self.code == INTERRUPTED
+    }
 }
 
 /// An attempt that is under way.
@@ -399,6 +419,9 @@ pub struct Action {
     pub broken_glass: bool,
     /// Attempts begun.
     pub attempts: u32,
+    /// Attempts that stopping servers cut short: they do not count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub interrupted: u32,
     /// Whether an attempt was lost whose effect may have happened, and none since has ended well.
     pub in_doubt: bool,
     /// The attempt under way.
@@ -413,6 +436,10 @@ pub struct Action {
     pub updated_at: Timestamp,
     /// The log indices of its receipts.
     pub receipts: Vec<u64>,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Action {

@@ -37,6 +37,7 @@ const NEVER_DELEGATED: &[&str] = &[
     "break_glass:use",
     "actions:release",
     "policies:publish",
+    "tools:grant",
     "me:manage",
     "sessions:read",
     "sessions:revoke",

@@ -4,7 +4,9 @@
 pub mod account;
 pub mod action;
 pub mod approval;
+pub mod attestation;
 pub mod bundle;
+pub mod capability;
 pub mod control;
 pub mod cosignature;
 pub mod decision;
@@ -39,4 +41,6 @@ pub mod upstream;
 pub mod upstream_tool;
 pub mod values;
 pub mod verify;
+pub mod version;
+pub mod wasm_tool;
 pub mod witness;

@@ -52,6 +52,8 @@ pub const APPROVAL_EXPIRES_S_DEFAULT: u32 = 24 * 3600;
 pub const PERMIT_MICROS_MAX: i64 = 5_000_000;
 /// Attempts at one action, the first included.
 pub const ATTEMPTS_MAX: u32 = 5;
+/// Attempts at one action that servers may cut short by stopping, without any of them counting.
+pub const INTERRUPTIONS_MAX: u32 = 1_000;
 /// Holds open at once on one account.
 pub const HOLDS_PER_ACCOUNT_MAX: usize = 10_000;
 /// Largest amount of one posting, in micro-USD: one billion dollars. Sums of 2^13 of them still
@@ -94,3 +96,36 @@ pub const MCP_TOOL_ID_BYTES_MAX: usize = 200;
 /// Tools of MCP servers that one commit pins, quarantines or misses. Such a transition takes at
 /// most 450 bytes and its subject 280: 48 × 730 = 35,040 bytes leave room for the rest.
 pub const MCP_TOOLS_PER_RECEIPT_MAX: usize = 48;
+/// Entries of one list of a sandbox's capabilities.
+pub const CAPABILITY_ENTRIES_MAX: usize = 64;
+/// Bytes of one entry.
+pub const CAPABILITY_BYTES_MAX: usize = 512;
+/// Bytes of all entries together. A receipt tells a grant once; JSON at most doubles it, since
+/// control characters are refused.
+pub const CAPABILITIES_BYTES_MAX: usize = 8_192;
+/// Characters of an entry that an error shows.
+pub const CAPABILITY_SHOWN_CHARS_MAX: usize = 128;
+/// Names of one glob, from slash to slash.
+pub const GLOB_NAMES_MAX: usize = 64;
+/// Bytes of a host, as DNS has it.
+pub const HOST_BYTES_MAX: usize = 253;
+/// Bytes of one label of a host.
+pub const HOST_LABEL_BYTES_MAX: usize = 63;
+/// Bytes of a version.
+pub const VERSION_BYTES_MAX: usize = 64;
+/// Bytes of the name of an engine.
+pub const ENGINE_BYTES_MAX: usize = 128;
+/// Calls of tools that an attestation tells one by one; the rest is in their common hash. One takes
+/// at most 440 bytes: 64 × 440 = 28,160 bytes.
+pub const ATTESTED_CALLS_MAX: usize = 64;
+/// Tools whose digests an attestation tells one by one. One takes at most 240 bytes: with the calls
+/// and 2,000 bytes for the rest they leave 10,000 bytes of a receipt.
+pub const ATTESTED_TOOLS_MAX: usize = 32;
+/// How long an attestation is to be relied on where nobody says otherwise.
+pub const ATTESTATION_MICROS: i64 = 90 * 24 * 3600 * 1_000_000;
+/// By how much clocks may differ.
+pub const CLOCK_SKEW_MICROS: i64 = 60 * 1_000_000;
+/// Bytes of an attestation document: two receipts, a proof, and what is disclosed.
+pub const ATTESTATION_BYTES_MAX: usize = 4 << 20;
+/// Hex digits of the salt of an attestation.
+pub const SALT_HEX_DIGITS: usize = 32;

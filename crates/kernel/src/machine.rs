@@ -9,7 +9,7 @@ use crate::ids::AccountId;
 use crate::values::{MicroUsd, Timestamp};
 use crate::{
     account, action, approval, control, factor, identity, reservation, secret, session, signer,
-    signing_key, upstream, upstream_tool,
+    signing_key, upstream, upstream_tool, wasm_tool,
 };
 
 /// What kind of thing a stream is about.
@@ -54,11 +54,13 @@ pub enum Kind {
     Upstream,
     /// A tool of an MCP server.
     UpstreamTool,
+    /// A tool that is run in a sandbox.
+    WasmTool,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Action,
         Self::Approval,
         Self::Account,
@@ -78,6 +80,7 @@ impl Kind {
         Self::Secret,
         Self::Upstream,
         Self::UpstreamTool,
+        Self::WasmTool,
     ];
 
     /// The name in streams and rows.
@@ -102,6 +105,7 @@ impl Kind {
             Self::Secret => "secret",
             Self::Upstream => "upstream",
             Self::UpstreamTool => "upstream_tool",
+            Self::WasmTool => "wasm_tool",
         }
     }
 
@@ -181,6 +185,8 @@ pub enum Change {
     Upstream(upstream::Change),
     /// Of a tool of an MCP server.
     UpstreamTool(upstream_tool::Change),
+    /// Of a tool that is run in a sandbox.
+    WasmTool(wasm_tool::Change),
 }
 
 /// An input to any machine.
@@ -212,6 +218,8 @@ pub enum Input {
     Upstream(upstream::Input),
     /// To a tool of an MCP server.
     UpstreamTool(upstream_tool::Input),
+    /// To a tool that is run in a sandbox.
+    WasmTool(wasm_tool::Input),
 }
 
 /// An input and what it is for. A batch of commands is carried out whole or not at all.
@@ -260,6 +268,8 @@ pub enum State {
     Upstream(upstream::Upstream),
     /// Of a tool of an MCP server.
     UpstreamTool(upstream_tool::UpstreamTool),
+    /// Of a tool that is run in a sandbox.
+    WasmTool(wasm_tool::WasmTool),
 }
 
 /// Where a change came from.
@@ -507,6 +517,10 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
             let change = upstream_tool::step(of!(UpstreamTool), input)?;
             Ok(change.map(Change::UpstreamTool).into_iter().collect())
         }
+        Input::WasmTool(input) => {
+            let change = wasm_tool::step(of!(WasmTool), input)?;
+            Ok(vec![Change::WasmTool(change)])
+        }
     }
 }
 
@@ -540,6 +554,7 @@ pub fn apply(state: &mut Option<State>, change: &Change, applied: &Applied<'_>) 
         Change::Secret(change) => fold!(secret, Secret, change),
         Change::Upstream(change) => fold!(upstream, Upstream, change),
         Change::UpstreamTool(change) => fold!(upstream_tool, UpstreamTool, change),
+        Change::WasmTool(change) => fold!(wasm_tool, WasmTool, change),
     }
 }
 
@@ -559,6 +574,7 @@ impl State {
             Self::Secret(secret) if secret.removed => "removed",
             Self::Upstream(upstream) if upstream.removed => "removed",
             Self::UpstreamTool(tool) => tool.status.as_str(),
+            Self::WasmTool(tool) => tool.status().as_str(),
             _ => "active",
         }
     }

@@ -30,11 +30,12 @@ pub enum Role {
     Agent,
     /// Submits, cancels and reconciles actions.
     Operator,
-    /// Drafts policies and workflows.
+    /// Drafts policies and workflows, and registers tools that are given as code.
     Builder,
     /// Decides approvals.
     Approver,
-    /// Publishes policy, manages principals, keys and accounts; is no approver by that.
+    /// Publishes policy, grants tools what they may reach, manages principals, keys and accounts;
+    /// is no approver by that.
     Admin,
     /// Everything an admin may and the tenant itself; is no approver by that either.
     Owner,
@@ -83,7 +84,7 @@ const AUDITOR: &[&str] = &[
     "actions:read", "approvals:read", "tools:read", "accounts:read", "receipts:read",
     "ledger:read", "policies:read", "evidence:export", "evidence:verify", "principals:read",
     "keys:read", "tenants:read", "workspaces:read", "sessions:read", "sessions:revoke",
-    "upstreams:read", "me:read", "me:manage",
+    "upstreams:read", "tools:inspect", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const AGENT: &[&str] = &[
@@ -94,12 +95,13 @@ const AGENT: &[&str] = &[
 const OPERATOR: &[&str] = &[
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "approvals:read",
     "tools:read", "accounts:read", "receipts:read", "ledger:read", "secrets:read", "sessions:read",
-    "sessions:revoke", "upstreams:read", "me:read", "me:manage",
+    "sessions:revoke", "upstreams:read", "tools:inspect", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const BUILDER: &[&str] = &[
     "actions:read", "tools:read", "policies:read", "policies:draft", "policies:simulate",
-    "sessions:read", "sessions:revoke", "upstreams:read", "me:read", "me:manage",
+    "sessions:read", "sessions:revoke", "upstreams:read", "tools:inspect", "tools:register",
+    "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const APPROVER: &[&str] = &[
@@ -115,7 +117,8 @@ const ADMIN: &[&str] = &[
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
     "keys:rotate", "tenants:read", "workspaces:read", "workspaces:create", "sessions:read",
     "sessions:revoke", "signing_keys:rotate", "secrets:read", "secrets:write", "upstreams:read",
-    "upstreams:write", "upstreams:release", "me:read", "me:manage",
+    "upstreams:write", "upstreams:release", "tools:inspect", "tools:register", "tools:grant",
+    "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const OWNER: &[&str] = &[
@@ -127,7 +130,7 @@ const OWNER: &[&str] = &[
     "keys:rotate", "tenants:read", "tenants:create", "tenants:suspend", "workspaces:read",
     "workspaces:create", "sessions:read", "sessions:revoke", "token_keys:rotate",
     "signing_keys:rotate", "secrets:read", "secrets:write", "upstreams:read", "upstreams:write",
-    "upstreams:release", "me:read", "me:manage",
+    "upstreams:release", "tools:inspect", "tools:register", "tools:grant", "me:read", "me:manage",
 ];
 
 #[rustfmt::skip]

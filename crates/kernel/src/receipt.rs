@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{TenantId, WorkspaceId};
 use crate::machine::{Change, Kind, Stream};
 use crate::values::{Digest, Timestamp};
-use crate::{action, control, limits, signing_key, upstream_tool};
+use crate::{action, control, limits, signing_key, upstream_tool, wasm_tool};
 
 /// The type of the statement.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
@@ -127,6 +127,7 @@ impl<'de> Deserialize<'de> for Transition {
             Kind::Secret => serde_json::from_str(text).map(Change::Secret),
             Kind::Upstream => serde_json::from_str(text).map(Change::Upstream),
             Kind::UpstreamTool => serde_json::from_str(text).map(Change::UpstreamTool),
+            Kind::WasmTool => serde_json::from_str(text).map(Change::WasmTool),
             _ => serde_json::from_str(text).map(Change::Control),
         };
         let change = change.map_err(serde::de::Error::custom)?;
@@ -311,6 +312,9 @@ fn subjects(transitions: &[Transition]) -> Vec<Subject> {
                 if let Some(output) = outcome.output {
                     add(format!("{stream}/output/{attempt}"), output);
                 }
+                if let Some(attestation) = &outcome.attestation {
+                    add(format!("{stream}/agent/{attempt}"), attestation.agent_hash);
+                }
             }
             Change::Control(control::Change::PolicyDrafted { digest, .. }) => {
                 add(stream.to_string(), *digest);
@@ -323,6 +327,21 @@ fn subjects(transitions: &[Transition]) -> Vec<Subject> {
                 | upstream_tool::Change::Changed { digest, .. }
                 | upstream_tool::Change::Released { digest, .. },
             ) => add(stream.to_string(), *digest),
+            Change::WasmTool(change) => match change {
+                wasm_tool::Change::Registered(registration) => {
+                    add(stream.to_string(), registration.manifest);
+                    add(format!("{stream}/component"), registration.component);
+                }
+                wasm_tool::Change::Bound { component, compiled, .. } => {
+                    add(format!("{stream}/component"), *component);
+                    add(format!("{stream}/compiled"), *compiled);
+                }
+                wasm_tool::Change::Granted { component, capabilities_hash, .. } => {
+                    add(format!("{stream}/component"), *component);
+                    add(format!("{stream}/capabilities"), *capabilities_hash);
+                }
+                wasm_tool::Change::Revoked { .. } => {}
+            },
             // Its id is the digest of the key itself.
             Change::SigningKey(signing_key::Change::Activated { .. }) => {
                 if let Some(key_id) = Digest::parse(&stream.id) {

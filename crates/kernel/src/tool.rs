@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::attestation::{CodeKind, Limits};
 use crate::ids::ToolId;
 use crate::json::RawJson;
 use crate::values::{Digest, MicroUsd};
@@ -98,6 +99,24 @@ pub struct Manifest {
     /// Where the tool comes from, where it is not of Tally's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// The code that it is, where it is run in a sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+}
+
+/// The code of a tool that is run in a sandbox, with what it may reach and use: other code, or a
+/// wider grant, is another tool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Code {
+    /// The digest of the code.
+    pub digest: Digest,
+    /// What the code is.
+    pub kind: CodeKind,
+    /// The digest of the capabilities that it was granted, in their canonical form.
+    pub capabilities: Digest,
+    /// What it may use.
+    pub limits: Limits,
 }
 
 /// Where a tool comes from: the same name on another server, or with another definition, is

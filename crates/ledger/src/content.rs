@@ -50,7 +50,8 @@ pub fn days_kept(class: Class) -> Option<i64> {
     match class {
         Class::Request => Some(32),
         Class::Result => Some(2),
-        Class::Record => None,
+        // Configured: see `Vault::sweep_attestations`.
+        Class::Attestation | Class::Record => None,
     }
 }
 
@@ -99,16 +100,28 @@ impl Vault {
         keys::open(&key, &label(tenant, id, part), &row.sealed).map(Some)
     }
 
+    /// Destroys the keys of what attestations disclose, `days` after the day that sealed it.
+    pub fn sweep_attestations(&self, now: Timestamp, days: u32) -> Result<u64, Error> {
+        // The day itself may have just begun when an attestation was made at its end.
+        let before = now.day().saturating_sub(i64::from(days)).saturating_sub(1);
+        self.destroy(Class::Attestation, before)
+    }
+
     /// Destroys the keys that no longer serve at `now`, and what they sealed.
     pub fn sweep(&self, now: Timestamp) -> Result<u64, Error> {
         let mut destroyed = 0;
         for class in [Class::Request, Class::Result] {
             if let Some(days) = days_kept(class) {
                 let before = now.day().saturating_sub(days);
-                destroyed += self.store.destroy_content(class, before)?;
-                self.open.write().retain(|(_, c, day), _| *c != class || *day >= before);
+                destroyed += self.destroy(class, before)?;
             }
         }
+        Ok(destroyed)
+    }
+
+    fn destroy(&self, class: Class, before: i64) -> Result<u64, Error> {
+        let destroyed = self.store.destroy_content(class, before)?;
+        self.open.write().retain(|(_, c, day), _| *c != class || *day >= before);
         Ok(destroyed)
     }
 

@@ -386,7 +386,7 @@ impl Store for Sqlite {
             c.prepare_cached(sql::CONTENT)?
                 .query_row(params![tenant, id, part], |row| {
                     let class: String = row.get(0)?;
-                    let class = [Class::Request, Class::Result, Class::Record]
+                    let class = Class::ALL
                         .into_iter()
                         .find(|known| known.as_str() == class)
                         .ok_or_else(|| corrupt(0)(std::io::Error::other("unknown class")))?;

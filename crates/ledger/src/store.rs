@@ -85,16 +85,22 @@ pub enum Class {
     Request,
     /// Results: the idempotency window.
     Result,
+    /// What attestations disclose: as long as they are relied on.
+    Attestation,
     /// Names and reasons: as long as the tenant.
     Record,
 }
 
 impl Class {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Request, Self::Result, Self::Attestation, Self::Record];
+
     /// The name in rows.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Request => "request",
             Self::Result => "result",
+            Self::Attestation => "attestation",
             Self::Record => "record",
         }
     }

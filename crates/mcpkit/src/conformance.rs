@@ -59,6 +59,7 @@ impl Wanted {
             timeout_ms: 25_000,
             auth: Default::default(),
             revision: None,
+            sandbox: None,
         }
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct Method {
     pub(crate) mutates: bool,
     /// `NONE`, `OPTIONAL` or `REQUIRED`.
     pub(crate) idempotency: String,
+    /// The largest JSON body that is read, in MiB, where it is not the server's default.
+    pub(crate) body_mib: Option<u32>,
 }
 
 /// One part of a path template.
@@ -139,6 +141,7 @@ fn read_method(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Metho
         permission: (!permission.is_empty()).then_some(permission),
         mutates: flag(&access, "mutates"),
         idempotency: enum_name(&access, "idempotency")?,
+        body_mib: number(&access, "body_mib").filter(|mib| *mib > 0),
     };
     check(&read, flag(&access, "public"))?;
     Ok(read)
@@ -246,6 +249,10 @@ fn text(message: &DynamicMessage, field: &str) -> String {
 
 fn flag(message: &DynamicMessage, field: &str) -> bool {
     message.get_field_by_name(field).and_then(|value| value.as_bool()).unwrap_or_default()
+}
+
+fn number(message: &DynamicMessage, field: &str) -> Option<u32> {
+    message.get_field_by_name(field)?.as_u32()
 }
 
 fn list(message: &DynamicMessage, field: &str) -> Vec<Value> {

@@ -77,7 +77,11 @@ fn reader(method: &Method) -> String {
     if method.raw_input() {
         "read_raw(request, served.limits)".to_owned()
     } else if method.has_body {
-        format!("read_json::<{message}>(request, served.limits, &[{binds}])")
+        let limits = match method.body_mib {
+            Some(mib) => format!("served.limits.of_mib({mib})"),
+            None => "served.limits".to_owned(),
+        };
+        format!("read_json::<{message}>(request, {limits}, &[{binds}])")
     } else {
         format!("read_query::<{message}>(request, {}, &[{binds}])", query_table(method))
     }

@@ -55,6 +55,11 @@ pub(crate) mod tally {
             package!("tally.me.v1");
         }
     }
+    pub(crate) mod sandboxes {
+        pub mod v1 {
+            package!("tally.sandboxes.v1");
+        }
+    }
     pub(crate) mod secrets {
         pub mod v1 {
             package!("tally.secrets.v1");

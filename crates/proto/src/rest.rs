@@ -43,6 +43,13 @@ pub struct BodyLimits {
     pub raw: usize,
 }
 
+impl BodyLimits {
+    /// The limits of a route whose JSON bodies are large.
+    fn of_mib(self, mib: usize) -> Self {
+        Self { json: mib << 20, ..self }
+    }
+}
+
 /// Put into the extensions of a `tonic::Response`: the HTTP status, when it is not 200.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpStatus(pub u16);

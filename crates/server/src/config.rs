@@ -84,6 +84,10 @@ pub struct Config {
     pub keys: crate::KeysConfig,
     /// MCP servers and the endpoint for MCP clients.
     pub mcp: crate::McpConfig,
+    /// What untrusted code runs in, and the most that it may be granted.
+    pub sandbox: crate::SandboxConfig,
+    /// What is attested of it.
+    pub attestation: crate::AttestationConfig,
 }
 
 /// The URL of a database. It may hold a password, so it is not shown.
@@ -163,6 +167,8 @@ impl Default for Config {
             witness_every_s: witnesses::EVERY_S_DEFAULT,
             keys: crate::KeysConfig::default(),
             mcp: crate::McpConfig::default(),
+            sandbox: crate::SandboxConfig::default(),
+            attestation: crate::AttestationConfig::default(),
         }
     }
 }
@@ -243,6 +249,8 @@ impl Config {
         }
         self.keys.check()?;
         self.mcp.check()?;
+        self.sandbox.check()?;
+        self.attestation.check(self.public_url.as_deref())?;
         witnesses::check(self)
     }
 }

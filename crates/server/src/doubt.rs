@@ -55,6 +55,7 @@ pub(crate) async fn settle(shared: Arc<Shared>, stop: CancellationToken) {
 fn read_again(shared: &Shared) -> Result<()> {
     shared.control.directory.refill(&shared.control.ledger)?;
     shared.upstreams.refill()?;
+    shared.registry.refill()?;
     for tenant in shared.control.directory.tenants() {
         policies::install(shared, &tenant.id)?;
     }

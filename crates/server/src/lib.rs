@@ -29,6 +29,7 @@ mod paging;
 mod policies;
 mod rate;
 mod receipts;
+mod sandbox;
 mod secrets;
 mod sessions;
 mod shared;
@@ -45,6 +46,10 @@ mod waiters;
 pub mod witness;
 mod witnesses;
 
+pub use crate::sandbox::{
+    AttestationConfig, LightConfig, SandboxConfig, SandboxPolicies, TeeConfig, Variables,
+    WasmConfig,
+};
 pub use config::{
     Config, DatabaseUrl, Error as ConfigError, Overrides, Policy as PolicyConfig, Tls,
 };

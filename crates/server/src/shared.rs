@@ -62,6 +62,10 @@ pub(crate) struct Shared {
     pub(crate) secrets: Arc<crate::secrets::Secrets>,
     /// Who cosigns our checkpoints.
     pub(crate) witnesses: crate::witnesses::Witnesses,
+    /// The tools that are given as code.
+    pub(crate) registry: Arc<crate::sandbox::registry::Registry>,
+    /// What untrusted code runs in.
+    pub(crate) sandbox: Arc<crate::sandbox::Sandbox>,
     pub(crate) config: crate::Config,
 }
 
@@ -255,9 +259,11 @@ impl Shared {
         batch: Batch,
     ) -> std::result::Result<Committed, ledger::Error> {
         let (directory, upstreams) = (self.control.directory.clone(), self.upstreams.clone());
+        let registry = self.registry.clone();
         let moved = move |log: &LogId, committed: &Committed| {
             directory.follow(log, committed);
             upstreams.take(log, &committed.states);
+            registry.take(log, &committed.states);
         };
         commit(ledger, self.control.doubt.clone(), batch, moved).await
     }

@@ -38,6 +38,8 @@ use crate::me::MeApi;
 use crate::metrics::Metrics;
 use crate::policies::{self, PoliciesApi};
 use crate::receipts::ReceiptsApi;
+use crate::sandbox::registry::Registry;
+use crate::sandbox::{self, Sandbox, SandboxesApi};
 use crate::secrets::{Secrets, SecretsApi};
 use crate::shared::{Control, Shared, system_clock};
 use crate::standby::{self, Front};
@@ -294,6 +296,7 @@ impl Start {
         }
         upstreams::declare(&shared).await?;
         tasks.spawn(queue::serve(shared.clone(), stop.clone()));
+        tasks.spawn(sandbox::interrupt(shared.clone(), stop.clone()));
         tasks.spawn(upstreams::serve(shared.clone(), stop.clone()));
         tasks.spawn(doubt::settle(shared.clone(), stop.clone()));
         tasks.spawn(confirm(shared.clone(), stop.clone()));
@@ -351,8 +354,10 @@ pub(crate) fn open(
     let secrets = Arc::new(secrets);
     let parts = upstream_parts(&config, &secrets)?;
     let upstreams = Upstreams::load(&control, sealed.clone(), parts)?;
+    let registry = Registry::load(&control, config.sandbox.ceiling())?;
     Ok(Shared {
         secrets,
+        registry: Arc::new(registry),
         upstreams: Arc::new(upstreams),
         control: Control {
             directory,
@@ -374,6 +379,7 @@ pub(crate) fn open(
         gateway: crate::mcp::Gateway::default(),
         queue: tokio::sync::Notify::new(),
         witnesses: Witnesses::new(&config)?,
+        sandbox: Arc::new(Sandbox::open(&config)?),
         config,
     })
 }
@@ -402,10 +408,12 @@ fn fold_control(store: &dyn Store, keys: &dyn KeyProvider, host: &str) -> Result
 /// What the clients of MCP servers need of their surroundings.
 fn upstream_parts(config: &Config, secrets: &Arc<Secrets>) -> Result<MakeParts, Error> {
     let (extra_ca_pem, secrets) = (extra_ca(config)?, secrets.clone());
+    let data = config.data.clone();
     Ok(Box::new(move |tenant, spec, logs_in| {
         let parts = connectors::mcp::Parts {
             extra_ca_pem: extra_ca_pem.clone(),
             secrets: Arc::new(upstreams::SecretsOf::new(&secrets, tenant)),
+            confine: Some(Arc::new(sandbox::Servers::new(&data, tenant))),
             ..connectors::mcp::Parts::default()
         };
         if logs_in { secrets.authorise(tenant, spec, parts) } else { parts }
@@ -413,7 +421,7 @@ fn upstream_parts(config: &Config, secrets: &Arc<Secrets>) -> Result<MakeParts, 
 }
 
 /// The text of the file with further certificate authorities.
-fn extra_ca(config: &Config) -> Result<Option<String>, ConfigError> {
+pub(crate) fn extra_ca(config: &Config) -> Result<Option<String>, ConfigError> {
     let read = |path: &PathBuf| {
         let failed = |source| ConfigError::Read { path: path.clone(), source };
         fs::read_to_string(path).map_err(failed)
@@ -427,9 +435,11 @@ pub(crate) fn tools(config: &Config) -> Result<Tools, Error> {
     // The program's allocator: what it would reserve is more than the worker may have.
     let env = vec![("MIMALLOC_ARENA_RESERVE".into(), "0".into())];
     let jq_worker = Worker { program, args: vec!["internal".into(), "jq".into()], env };
+    // What runs code knows its own.
+    let prices = config.prices.clone().into_iter().filter(|(tool, _)| !sandbox::is_code(tool));
     Ok(Tools::new(ToolsConfig {
         grants: config.grants.clone(),
-        prices: config.prices.clone(),
+        prices: prices.collect(),
         jq_worker: Some(jq_worker),
         extra_ca_pem: extra_ca(config)?,
         resolver: Arc::new(SystemResolver),
@@ -495,6 +505,14 @@ async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
         if let Ok(Err(error)) = swept {
             tracing::error!(%error, "old content could not be destroyed");
         }
+        let sweeping = shared.clone();
+        let swept = tokio::task::spawn_blocking(move || {
+            let days = sweeping.config.attestation.retention_days;
+            sweeping.vault.sweep_attestations(sweeping.now(), days)
+        });
+        if let Ok(Err(error)) = swept.await {
+            tracing::error!(%error, "what old attestations disclose could not be destroyed");
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(limits::SWEEP_EVERY) => {}
@@ -513,6 +531,7 @@ pub(crate) type Served = Services<
     MeApi,
     PoliciesApi,
     ReceiptsApi,
+    SandboxesApi,
     SecretsApi,
     SystemApi,
     ToolsApi,
@@ -536,6 +555,7 @@ pub(crate) fn router(
         me: Arc::new(MeApi(shared.clone())),
         policies: Arc::new(PoliciesApi(shared.clone())),
         receipts: Arc::new(ReceiptsApi(shared.clone())),
+        sandboxes: Arc::new(SandboxesApi(shared.clone())),
         secrets: Arc::new(SecretsApi(shared.clone())),
         system: Arc::new(SystemApi(shared.clone())),
         tools: Arc::new(ToolsApi(shared.clone())),

@@ -12,7 +12,11 @@ use kernel::risk::Risk;
 use kernel::tool::Manifest;
 use kernel::values::Digest;
 use proto::tools::tools_service_server::ToolsService;
-use proto::tools::{GetToolRequest, ListToolsRequest, ListToolsResponse, Tool};
+use proto::tools::{
+    GetToolRegistrationRequest, GetToolRequest, GrantToolRequest, ListToolRegistrationsRequest,
+    ListToolRegistrationsResponse, ListToolsRequest, ListToolsResponse, RegisterToolRequest,
+    RevokeToolRequest, Tool, ToolRegistration,
+};
 use proto::wire::Json;
 use tonic::{Request, Response, Status};
 
@@ -20,6 +24,7 @@ use crate::actions::{Claims, remaining, unknown_tool};
 use crate::error::{Refused, Result};
 use crate::paging;
 use crate::policies::reviewed;
+use crate::sandbox::registry::api as registry;
 use crate::shared::{Caller, Shared};
 use crate::toolbox;
 
@@ -93,7 +98,8 @@ impl ToolsApi {
     fn list(&self, caller: &Caller, wire: &ListToolsRequest) -> Result<ListToolsResponse> {
         let mut shown = Vec::new();
         for tool in toolbox::all(&self.0, &caller.tenant) {
-            if visible(&self.0, caller, tool.manifest(), tool.digest())? {
+            let runs = tool.may_run(caller);
+            if runs && visible(&self.0, caller, tool.manifest(), tool.digest())? {
                 shown.push(wire_tool(tool.manifest(), tool.digest())?);
             }
         }
@@ -106,7 +112,8 @@ impl ToolsApi {
         let id = ToolId::new(id).map_err(|error| Refused::invalid(error.to_string()))?;
         let tool = toolbox::find(&self.0, &caller.tenant, &id);
         let tool = tool.ok_or_else(|| unknown_tool(&id))?;
-        if !visible(&self.0, caller, tool.manifest(), tool.digest())? {
+        let runs = tool.may_run(caller);
+        if !runs || !visible(&self.0, caller, tool.manifest(), tool.digest())? {
             return Err(unknown_tool(&id));
         }
         wire_tool(tool.manifest(), tool.digest())
@@ -131,5 +138,38 @@ impl ToolsService for ToolsApi {
     async fn get_tool(&self, request: Request<GetToolRequest>) -> Reply<Tool> {
         let caller = crate::caller(&request)?;
         Ok(Response::new(self.get(&caller, &request.get_ref().tool_id)?))
+    }
+    async fn register_tool(
+        &self,
+        request: Request<RegisterToolRequest>,
+    ) -> Reply<ToolRegistration> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(registry::register(&self.0, &caller, request.into_inner()).await?))
+    }
+
+    async fn list_tool_registrations(
+        &self,
+        request: Request<ListToolRegistrationsRequest>,
+    ) -> Reply<ListToolRegistrationsResponse> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(registry::list(&self.0, &caller, request.get_ref())?))
+    }
+
+    async fn get_tool_registration(
+        &self,
+        request: Request<GetToolRegistrationRequest>,
+    ) -> Reply<ToolRegistration> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(registry::get(&self.0, &caller, &request.get_ref().tool_id)?))
+    }
+
+    async fn grant_tool(&self, request: Request<GrantToolRequest>) -> Reply<ToolRegistration> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(registry::grant(&self.0, &caller, request.into_inner()).await?))
+    }
+
+    async fn revoke_tool(&self, request: Request<RevokeToolRequest>) -> Reply<ToolRegistration> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(registry::revoke(&self.0, &caller, request.get_ref()).await?))
     }
 }

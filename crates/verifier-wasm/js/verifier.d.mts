@@ -48,6 +48,19 @@ export interface BundleAnswer extends Answer {
   size?: number;
 }
 
+export interface AttestationAnswer extends Answer {
+  /** What is attested, where it is valid. */
+  attestation?: {
+    execution_id: string;
+    origin: string;
+    index: number;
+    size: number;
+    key_id: string;
+    /** The fields of spec/receipt.md §5.1. */
+    attestation: Record<string, unknown>;
+  };
+}
+
 export interface LogKey {
   /** The log's verifier key: name+id+base64. */
   logKey: string;
@@ -96,6 +109,20 @@ export declare class Verifier {
     witnesses?: string[];
     quorum?: number;
   } & (ReceiptKeys | { keys?: undefined; published?: undefined })): BundleAnswer;
+  /** Is this attestation of an execution what its receipt says, and of what ran? `maxAge` is in
+   * seconds, `now` in milliseconds since 1970. */
+  attestation(question: {
+    document: Bytes;
+    logKey?: string;
+    trust?: GivenTrust;
+    executionId?: string;
+    level?: "basic" | "full";
+    maxAge?: number;
+    now?: number;
+    agent?: Bytes;
+    input?: Bytes;
+    output?: Bytes;
+  } & (ReceiptKeys | { keys?: undefined; published?: undefined })): AttestationAnswer;
 }
 
 /** Reads and compiles the WebAssembly module, from beside this file where no source is given. */

@@ -1,4 +1,4 @@
-// The verifier of receipts, checkpoints, proofs and evidence bundles, for browsers and Node >= 20.
+// The verifier of receipts, proofs, evidence bundles and attestations, for browsers and Node >= 20.
 // It has no dependency and opens no connection but to read its own `verifier.wasm`.
 
 const WASM = new URL("./verifier.wasm", import.meta.url);
@@ -76,6 +76,27 @@ export class Verifier {
     const entries = bundle instanceof Map ? [...bundle] : Object.entries(bundle);
     const files = Object.fromEntries(entries.map(([path, bytes]) => [path, base64(bytes)]));
     return this.#ask({ ...question, files });
+  }
+
+  /**
+   * Is this attestation of an execution what its receipt says? `document` is what
+   * `GET /v1/attestations/{execution_id}` answers. Without keys, those in it are used. With
+   * `agent`, `input` and `output`, they have to be what ran; with `maxAge`, the execution may have
+   * ended that many seconds ago; with `level: "full"`, all has to be told.
+   */
+  attestation({ document, keys, published, logKey, trust, ...asked }) {
+    const { executionId, level, maxAge, now = Date.now(), ...given } = asked;
+    const question = { check: "attestation", document: base64(document), keys, published, trust };
+    const content = ["agent", "input", "output"].filter((name) => given[name] !== undefined);
+    return this.#ask({
+      ...question,
+      log_key: logKey,
+      execution_id: executionId,
+      level,
+      max_age_s: maxAge,
+      now_us: now * 1000,
+      ...Object.fromEntries(content.map((name) => [name, base64(given[name])])),
+    });
   }
 
   #ask(question) {

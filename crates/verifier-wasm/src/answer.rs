@@ -1,20 +1,22 @@
 //! Questions answered.
 
+use kernel::attestation::{self, Check, Given, Verified};
 use kernel::bundle::{self, BundleReport, Files, Pinned, archive};
 use kernel::history::{self, Demands};
+use kernel::ids::{ActionId, InvalidId};
 use kernel::note::{self, Checkpoint, Note, VerifierKey};
 use kernel::pem;
 use kernel::proof::{self, TlogProof};
 use kernel::signing_key::{self, KeyRange, LogKeys};
 use kernel::tree;
-use kernel::values::Digest;
+use kernel::values::{Digest, Timestamp};
 use kernel::verify::{self, Keys, Trust, verify_checkpoint, verify_receipt};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::crypto::PureVerifier;
 use crate::limits::{KEYS_MAX, PUBLISHED_KEYS_MAX};
-use crate::question::{Bytes, Published, Question};
+use crate::question::{Attestation, Bytes, Published, Question};
 
 /// Why nothing could be verified.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,10 @@ enum Error {
     Tree(#[from] tree::Error),
     #[error("the published keys: {0}")]
     Ranges(#[from] signing_key::Error),
+    #[error(transparent)]
+    Execution(#[from] InvalidId),
+    #[error(transparent)]
+    Attestation(#[from] attestation::Refused),
 }
 
 impl Error {
@@ -48,6 +54,8 @@ impl Error {
             Self::Proof(error) => error.code(),
             Self::Tree(error) => error.code(),
             Self::Ranges(error) => error.code(),
+            Self::Execution(_) => "question_execution",
+            Self::Attestation(refused) => refused.code,
         }
     }
 }
@@ -107,6 +115,9 @@ pub struct Answer {
     /// How many receipts the log of a bundle has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// What is attested of an execution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<Verified>,
 }
 
 impl Answer {
@@ -120,6 +131,7 @@ impl Answer {
             receipts: None,
             origin: None,
             size: None,
+            attestation: None,
         }
     }
 
@@ -174,6 +186,7 @@ fn check(question: Question) -> Result<Answer, Error> {
             let checkpoint = consistency(&old.0, &new.0, &hashes, &log_key.parse()?)?;
             Ok(Answer { checkpoint: Some(checkpoint.into()), ..Answer::valid(trust.into()) })
         }
+        Question::Attestation(question) => attested(&question),
         Question::Bundle {
             tar,
             files,
@@ -203,6 +216,31 @@ fn check(question: Question) -> Result<Answer, Error> {
             }
         }
     }
+}
+
+fn bytes(bytes: Option<&Bytes>) -> Option<&[u8]> {
+    bytes.map(|bytes| bytes.0.as_slice())
+}
+
+fn attested(question: &Attestation) -> Result<Answer, Error> {
+    let vkey = question.log_key.as_ref().map(|key| key.parse()).transpose()?;
+    let (keys, logs) = given(&question.keys, question.published.as_ref())?;
+    let pinned = Pinned { keys, vkey, trust: question.trust.into(), logs };
+    let check = Check {
+        pinned: Some(&pinned).filter(|p| !p.keys.is_empty() || p.vkey.is_some()),
+        max_age_micros: question.max_age_s.map(|seconds| i64::from(seconds) * 1_000_000),
+        execution_id: question.execution_id.as_ref().map(ActionId::new).transpose()?,
+        level: question.level,
+        given: Given {
+            agent: bytes(question.agent.as_ref()),
+            input: bytes(question.input.as_ref()),
+            output: bytes(question.output.as_ref()),
+        },
+        ..Check::at(Timestamp(question.now_us))
+    };
+    let verified = attestation::verify(&question.document.0, &check, &PureVerifier)?;
+    let trust = verified.trust;
+    Ok(Answer { attestation: Some(verified), ..Answer::valid(trust) })
 }
 
 fn bundle(files: &Files<'_>, pinned: &Pinned, demands: &Demands) -> Answer {

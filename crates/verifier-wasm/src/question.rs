@@ -145,4 +145,47 @@ pub(crate) enum Question {
         #[serde(default)]
         quorum: usize,
     },
+    /// Is this attestation of an execution what its receipt says, and of what ran? Without keys,
+    /// those in the document are used.
+    Attestation(Box<Attestation>),
+}
+
+/// A question about an attestation.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Attestation {
+    pub(crate) document: Bytes,
+    /// Now, in microseconds since 1970.
+    pub(crate) now_us: i64,
+    #[serde(default)]
+    pub(crate) keys: Vec<String>,
+    /// Instead of `keys`.
+    #[serde(default)]
+    pub(crate) published: Option<Published>,
+    #[serde(default)]
+    pub(crate) log_key: Option<String>,
+    #[serde(default)]
+    pub(crate) trust: Trust,
+    /// How long ago the execution may have ended.
+    #[serde(default)]
+    pub(crate) max_age_s: Option<u32>,
+    /// The execution that it has to be of.
+    #[serde(default)]
+    pub(crate) execution_id: Option<String>,
+    /// What it has to tell at least.
+    #[serde(default = "basic")]
+    pub(crate) level: kernel::attestation::Level,
+    /// The code.
+    #[serde(default)]
+    pub(crate) agent: Option<Bytes>,
+    /// What it was given: JSON.
+    #[serde(default)]
+    pub(crate) input: Option<Bytes>,
+    /// What it gave: JSON, or the text of its failure.
+    #[serde(default)]
+    pub(crate) output: Option<Bytes>,
+}
+
+fn basic() -> kernel::attestation::Level {
+    kernel::attestation::Level::Basic
 }

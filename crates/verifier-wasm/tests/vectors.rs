@@ -72,6 +72,45 @@ fn notes() {
 }
 
 #[test]
+fn attestations() {
+    let vectors = vectors(include_str!("../../../spec/vectors/attestation.json"));
+    let ask_about = |document: &Value| {
+        json!({
+            "check": "attestation",
+            "document": BASE64.encode(document.to_string()),
+            "now_us": vectors["now_us"],
+            "agent": base64(&vectors["agent"]),
+            "input": base64(&vectors["input"]),
+            "output": base64(&vectors["output"]),
+            "level": "full",
+        })
+    };
+    let good = &vectors["accepted"];
+    let answer = accepted(&ask_about(good));
+    assert_eq!((&answer["trust"], &answer["attestation"]["index"]), (&json!("unknown"), &json!(7)));
+    assert_eq!(answer["attestation"]["attestation"], good["attestation"]);
+    let with = |name: &str, value: Value| {
+        let mut question = ask_about(good);
+        question[name] = value;
+        question
+    };
+    let pinned = with("log_key", good["log_key"].clone());
+    assert_eq!(accepted(&pinned)["trust"], "unknown", "the other key came with it");
+    let mut pinned = with("keys", json!([good["receipt_key"]]));
+    pinned["log_key"] = good["log_key"].clone();
+    assert_eq!(accepted(&pinned)["trust"], "caller_supplied");
+    refused(&with("max_age_s", json!(1)), &json!("attestation_too_old"));
+    refused(&with("agent", json!("eA==")), &json!("attestation_other_content"));
+    refused(&with("execution_id", json!("act_2")), &json!("attestation_other_execution"));
+    refused(&with("execution_id", json!("A")), &json!("question_execution"));
+    for case in vectors["refused"].as_array().unwrap() {
+        let mut changed = good.clone();
+        *changed.pointer_mut(case["field"].as_str().unwrap()).unwrap() = case["value"].clone();
+        refused(&ask_about(&changed), &case["code"]);
+    }
+}
+
+#[test]
 fn proofs() {
     let proof = proof();
     let ask_about = |case: &Value| {

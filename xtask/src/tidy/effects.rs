@@ -40,6 +40,7 @@ const EFFECTS: [Effect; 3] = [
                 "server/src/folder.rs",
                 "asks whether the server of a data folder listens; says nothing",
             ),
+            ("sandbox/src/host/sockets.rs", "names what code asks for, and makes none of it"),
             ("server/src/oidc/", "the provider that people log in with: no action leaves by it"),
         ],
     },

@@ -167,7 +167,7 @@ impl Actions {
     }
 }
 
-fn state(name: &str) -> Result<State, String> {
+pub(crate) fn state(name: &str) -> Result<State, String> {
     let known = State::from_str_name(name).filter(|state| *state != State::Unspecified);
     known.ok_or_else(|| "write a state such as awaiting_approval, executed or denied".to_owned())
 }

@@ -109,7 +109,7 @@ policy     the baseline, {policy_digest};
 Next:
   tally serve --config {config}
   export TALLY_CREDENTIALS={agent}
-  tally tools list
+  tally tool list
   tally submit core.json_transform --params '{{\"input\": {{\"n\": 1}}, \"filter\": \".n + 1\"}}'
 What the agent may reach is under `grants` in {config}."
     )

@@ -3,6 +3,8 @@
 pub(crate) mod accounts;
 pub(crate) mod actions;
 pub(crate) mod approvals;
+pub(crate) mod attest;
+pub(crate) mod attest_verify;
 pub(crate) mod demands;
 pub(crate) mod evidence;
 pub(crate) mod growth;
@@ -15,6 +17,7 @@ pub(crate) mod me;
 pub(crate) mod migrate;
 pub(crate) mod policy;
 pub(crate) mod receipts;
+pub(crate) mod sandbox;
 pub(crate) mod secret;
 pub(crate) mod serve;
 pub(crate) mod signing_keys;

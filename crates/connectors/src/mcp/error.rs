@@ -37,6 +37,9 @@ pub enum Error {
     /// The authorisation is unusable.
     #[error("{0}")]
     Auth(&'static str),
+    /// The sandbox is unusable.
+    #[error("the sandbox {0}")]
+    Sandbox(&'static str),
     /// The certificate authorities are unusable.
     #[error("the certificate authorities: {0}")]
     Certificate(String),
@@ -53,6 +56,7 @@ impl Error {
             Self::Header { .. } => "upstream_header_invalid",
             Self::Secret { .. } => "upstream_secret_invalid",
             Self::Auth(_) => "upstream_auth_invalid",
+            Self::Sandbox(_) => "sandbox_type_unavailable",
             Self::Certificate(_) => "upstream_certificate_invalid",
         }
     }

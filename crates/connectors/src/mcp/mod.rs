@@ -29,5 +29,5 @@ pub use call::{Back, Call, Detached, Ended, Lane, Method, RpcError, SessionLane}
 pub use error::Error;
 pub use health::{Event, Health, State};
 pub use lists::{Definition, Offer, Refused};
-pub use spec::{NoSecrets, Parts, Revision, Secrets, Spec, Transport};
+pub use spec::{Confine, Confined, NoSecrets, Parts, Revision, Secrets, Spec, Transport};
 pub use upstream::Upstream;

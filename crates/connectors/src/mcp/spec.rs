@@ -1,10 +1,13 @@
 //! What an operator says of an upstream.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kernel::action::Isolation;
+use kernel::attestation::SandboxType;
 use kernel::failure::{Category, Failure};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -61,6 +64,9 @@ pub struct Spec {
     /// The revision to speak. Without it the newest that the upstream speaks is found out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Revision>,
+    /// What keeps its process apart: `light`; a process like any other where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxType>,
 }
 
 fn timeout_ms() -> u64 {
@@ -133,11 +139,34 @@ impl Spec {
         if stdio && self.auth != AuthSpec::None {
             return Err(Error::Auth("auth: a process is authorised by its environment"));
         }
+        self.check_sandbox()?;
         match &self.transport {
             Transport::Stdio { command, args, env, .. } => check_command(command, args, env),
             Transport::Http { headers, .. } => headers.iter().try_for_each(|(name, value)| {
                 secret_names(value).map(drop).ok_or_else(|| Error::Secret { place: name.clone() })
             }),
+        }
+    }
+
+    fn check_sandbox(&self) -> Result<(), Error> {
+        match (self.sandbox, &self.transport) {
+            (None, _) | (Some(SandboxType::Light), Transport::Stdio { cwd: None, .. }) => Ok(()),
+            (Some(SandboxType::Light), Transport::Stdio { .. }) => {
+                Err(Error::Sandbox("has a folder of its own: leave `cwd` out"))
+            }
+            (Some(SandboxType::Light), Transport::Http { .. }) => {
+                Err(Error::Sandbox("is for servers that are commands"))
+            }
+            (Some(_), _) => Err(Error::Sandbox("of an MCP server can be `light` alone")),
+        }
+    }
+
+    /// What keeps its process apart; none where it is no process of ours.
+    pub(super) fn isolation(&self) -> Option<Isolation> {
+        match (&self.transport, self.sandbox) {
+            (Transport::Http { .. }, _) => None,
+            (Transport::Stdio { .. }, None) => Some(Isolation::None),
+            (Transport::Stdio { .. }, Some(_)) => Some(Isolation::Process),
         }
     }
 
@@ -249,6 +278,30 @@ pub(super) fn reveal(text: &str, secrets: &dyn Secrets) -> Result<Zeroizing<Stri
     Ok(out)
 }
 
+/// What starts the process of an upstream apart from everything else.
+pub trait Confine: Send + Sync {
+    /// What to start in place of `program` with `args` for the upstream `name`.
+    fn confine(&self, name: &str, program: &Path, args: Vec<OsString>)
+    -> Result<Confined, Failure>;
+}
+
+/// A command that starts another one apart from everything else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Confined {
+    /// What to start.
+    pub program: PathBuf,
+    /// Its arguments. They hold those of the other command, and so may hold secrets.
+    pub args: Vec<OsString>,
+    /// The folder of its own, which is its home and where it starts.
+    pub folder: PathBuf,
+}
+
+impl fmt::Debug for Confined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Confined").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
 /// What an upstream needs of its surroundings.
 #[derive(Clone)]
 pub struct Parts {
@@ -260,6 +313,8 @@ pub struct Parts {
     pub secrets: Arc<dyn Secrets>,
     /// What authorises requests, where the specification has them authorised.
     pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// What starts processes apart. Without it, none that is to be apart starts.
+    pub confine: Option<Arc<dyn Confine>>,
 }
 
 impl Default for Parts {
@@ -269,6 +324,7 @@ impl Default for Parts {
             extra_ca_pem: None,
             secrets: Arc::new(NoSecrets),
             authorizer: None,
+            confine: None,
         }
     }
 }

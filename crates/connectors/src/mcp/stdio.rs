@@ -1,11 +1,13 @@
 //! A child process that is spoken to by its standard input and output, a line a message.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernel::failure::{Category, Failure};
+use rustix::fs::Access;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -19,11 +21,13 @@ use super::connection::{Lost, Out, Reply};
 use super::health::Hub;
 use super::message::{self, Message};
 use super::serve::{self, Askable, Caller, Gate};
-use super::spec::{self, Secrets};
+use super::spec::{self, Confine, Secrets};
 use crate::limits;
 
 /// Variables that a child has of ours.
 const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
+/// Where a child that is apart finds programs.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Bytes that are read at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -33,6 +37,8 @@ pub(super) struct Launch {
     pub(super) args: Vec<String>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) cwd: Option<PathBuf>,
+    /// What starts it apart from everything else, where it is to be.
+    pub(super) apart: Option<Apart>,
     pub(super) secrets: Arc<dyn Secrets>,
     /// The end of what the children wrote to their standard error.
     pub(super) stderr: Arc<Mutex<VecDeque<u8>>>,
@@ -56,21 +62,9 @@ impl Launch {
         lane: Option<String>,
         askable: Askable,
     ) -> Result<Child, Failure> {
-        let mut command = Command::new(&self.command);
-        for arg in &self.args {
-            command.arg(spec::reveal(arg, self.secrets.as_ref())?.as_str());
-        }
-        command.env_clear();
-        for name in INHERITED {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
+        let mut command = self.command()?;
         for (name, value) in &self.env {
             command.env(name, spec::reveal(value, self.secrets.as_ref())?.as_str());
-        }
-        if let Some(folder) = &self.cwd {
-            command.current_dir(folder);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
@@ -105,6 +99,72 @@ impl Launch {
         tokio::spawn(supervise(process, group.map(Group), stdout, reader));
         Ok(Child { shared, outgoing })
     }
+}
+
+impl Launch {
+    /// The command, with what its environment has besides what was named.
+    fn command(&self) -> Result<Command, Failure> {
+        let mut args = Vec::with_capacity(self.args.len());
+        for arg in &self.args {
+            args.push(spec::reveal(arg, self.secrets.as_ref())?.as_str().into());
+        }
+        let mut command = match &self.apart {
+            Some(apart) => apart.command(&self.command, args)?,
+            None => {
+                let mut command = Command::new(&self.command);
+                command.args(args).env_clear();
+                for name in INHERITED {
+                    if let Some(value) = std::env::var_os(name) {
+                        command.env(name, value);
+                    }
+                }
+                command
+            }
+        };
+        if let Some(folder) = &self.cwd {
+            command.current_dir(folder);
+        }
+        Ok(command)
+    }
+}
+
+/// What starts the child of one upstream apart from everything else.
+pub(super) struct Apart {
+    name: String,
+    confine: Option<Arc<dyn Confine>>,
+}
+
+impl Apart {
+    pub(super) fn new(name: &str, confine: Option<Arc<dyn Confine>>) -> Self {
+        Self { name: name.to_owned(), confine }
+    }
+
+    fn command(&self, program: &str, args: Vec<OsString>) -> Result<Command, Failure> {
+        let confine = self.confine.as_ref().ok_or_else(|| {
+            let message = "nothing here starts processes apart: the MCP server is not started";
+            Failure::new(Category::Permanent, "sandbox_type_unavailable", message)
+        })?;
+        let program = find(program).ok_or_else(|| {
+            let message = format!("cannot start `{program}`: there is no such program");
+            Failure::new(Category::Permanent, "start_failed", message)
+        })?;
+        let confined = confine.confine(&self.name, &program, args)?;
+        let mut command = Command::new(confined.program);
+        command.args(confined.args).env_clear().current_dir(&confined.folder);
+        command.env("PATH", SYSTEM_PATH).env("LANG", "C.UTF-8");
+        command.env("HOME", &confined.folder).env("TMPDIR", &confined.folder);
+        Ok(command)
+    }
+}
+
+/// The program that a name or path stands for, by our own `PATH`.
+fn find(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return std::path::absolute(program).ok();
+    }
+    let path = std::env::var_os("PATH")?;
+    let mut places = std::env::split_paths(&path).map(|folder| folder.join(program));
+    places.find(|place| place.is_absolute() && rustix::fs::access(place, Access::EXEC_OK).is_ok())
 }
 
 /// A process group, killed when this is dropped.

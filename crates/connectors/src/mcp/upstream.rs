@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use kernel::action::Isolation;
 use kernel::failure::{Category, Failure};
 use kernel::json::RawJson;
 use serde::Deserialize;
@@ -22,7 +23,7 @@ use super::message::{self, member, members, object, string};
 use super::serve::Caller;
 use super::slot::Slot;
 use super::spec::{Parts, Revision, Spec, Transport};
-use super::stdio::Launch;
+use super::stdio::{Apart, Launch};
 use super::watch::Watch;
 use crate::limits;
 use crate::tools::permit_failure;
@@ -64,6 +65,7 @@ impl Upstream {
                 args: args.clone(),
                 env: env.clone(),
                 cwd: cwd.clone(),
+                apart: spec.sandbox.map(|_| Apart::new(&spec.name, parts.confine.clone())),
                 secrets: Arc::clone(&parts.secrets),
                 stderr: Arc::clone(&stderr),
             }),
@@ -91,12 +93,9 @@ impl Upstream {
         &self.0.spec
     }
 
-    /// What outcome receipts say of how it is kept apart: `none` for a child process.
-    pub fn isolation(&self) -> Option<&'static str> {
-        match self.0.spec.transport {
-            Transport::Stdio { .. } => Some("none"),
-            Transport::Http { .. } => None,
-        }
+    /// What outcome receipts say of how its process is kept apart.
+    pub fn isolation(&self) -> Option<Isolation> {
+        self.0.spec.isolation()
     }
 
     /// How it is.

@@ -59,7 +59,7 @@ async fn serve() -> SocketAddr {
 }
 
 /// Accepts connections, reads a request, and answers with `answer` before it hangs up.
-async fn serve_raw(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+pub(super) async fn serve_raw(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let count = Arc::new(AtomicUsize::new(0));

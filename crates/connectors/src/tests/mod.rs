@@ -1,6 +1,7 @@
 //! The tools as a whole, from parameters to outcome.
 
 mod catalogue;
+mod egress;
 mod files;
 mod hostile;
 mod http;

@@ -12,7 +12,7 @@ use super::{Names, failed, grant, result, run};
 use crate::{Grants, Tools, ToolsConfig};
 
 /// Serves one fixed answer over TLS for `name`; returns where, and the certificate in PEM.
-async fn serve(name: &str, answer: &'static str) -> (SocketAddr, String) {
+pub(super) async fn serve(name: &str, answer: &'static str) -> (SocketAddr, String) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

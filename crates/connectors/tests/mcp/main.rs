@@ -103,6 +103,7 @@ fn spec(transport: Transport) -> Spec {
         timeout_ms: 30_000,
         auth: Default::default(),
         revision: None,
+        sandbox: None,
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) fn permit(plan_digest: Digest) -> Permit {
     let request = action::Request {
         tool: ToolId::new("core.fs_write").unwrap(),
         tool_digest: Digest::of(b"tool"),
+        execution: None,
         routed_from: None,
         environment: EnvironmentId::new("dev").unwrap(),
         actors: ActorChain::direct(PrincipalId::new("p_1").unwrap(), PrincipalKind::Agent),

@@ -1,6 +1,6 @@
 //! What the changes of an action fold to.
 
-use super::{Action, Change, FailureCode, LOST, Outcome, Scope, Status};
+use super::{Action, Change, FailureCode, INTERRUPTED, LOST, Outcome, Scope, Status};
 use crate::decision::Effect;
 use crate::ids::ActionId;
 use crate::machine::Applied;
@@ -22,6 +22,7 @@ pub fn apply(state: &mut Option<Action>, change: &Change, applied: &Applied<'_>)
             scope: Scope::default(),
             broken_glass: false,
             attempts: 0,
+            interrupted: 0,
             in_doubt: false,
             attempt: None,
             retry_at: None,
@@ -73,6 +74,7 @@ impl Action {
             Change::Retried { at, failure, .. } => {
                 self.status = Status::Approved;
                 self.in_doubt |= failure.code == LOST;
+                self.interrupted += u32::from(failure.code == INTERRUPTED);
                 self.attempt = None;
                 self.retry_at = Some(*at);
                 self.outcome = Some(failed(failure));
@@ -120,5 +122,6 @@ fn failed(failure: &FailureCode) -> Outcome {
         failure: Some(failure.clone()),
         is_error: false,
         isolation: None,
+        attestation: None,
     }
 }

@@ -222,13 +222,15 @@ impl Action {
     fn may_retry(&self, failure: &FailureCode, outcome: &Outcome) -> bool {
         self.request.idempotent
             && outcome.status == Status::Failed
-            && failure.category.retryable()
+            && failure.retryable()
             && self.attempts < self.attempts_max()
     }
 
-    /// How many attempts there may be: fewer where its approvers said so.
+    /// How many attempts there may be: fewer where its approvers said so. Those that stopping
+    /// servers cut short are not among them.
     pub fn attempts_max(&self) -> u32 {
-        self.scope.last_attempt.unwrap_or(u32::MAX).min(limits::ATTEMPTS_MAX)
+        let counted = self.scope.last_attempt.unwrap_or(u32::MAX).min(limits::ATTEMPTS_MAX);
+        counted.saturating_add(self.interrupted.min(limits::INTERRUPTIONS_MAX))
     }
 
     /// The server of the running attempt is gone: what can be repeated is, the rest is unknown.
@@ -251,6 +253,7 @@ impl Action {
             failure: Some(failure),
             is_error: false,
             isolation: None,
+            attestation: None,
         };
         Ok(Change::Finished { attempt, outcome })
     }

@@ -440,5 +440,6 @@ pub(crate) fn outcome(status: Status, cost: i64, category: Category) -> Outcome 
         failure: failed.then(|| FailureCode { code: "it_failed".to_owned(), category }),
         is_error: false,
         isolation: None,
+        attestation: None,
     }
 }

@@ -170,6 +170,7 @@ pub(crate) fn request(plan: u8, actors: ActorChain) -> Request {
     Request {
         tool: ToolId::new("servicenow.update_incident").unwrap(),
         tool_digest: Digest::of(b"tool"),
+        execution: None,
         routed_from: None,
         environment: EnvironmentId::new("prod").unwrap(),
         actors,

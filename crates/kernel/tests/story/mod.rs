@@ -2,6 +2,7 @@
 
 mod mcp;
 mod people;
+pub(crate) mod sandbox;
 
 use std::collections::BTreeSet;
 
@@ -28,7 +29,7 @@ use kernel::signing_key::{self, Algorithm};
 use kernel::values::{Digest, MicroUsd, Shared, Timestamp};
 
 /// The type of every transition.
-pub(crate) const TYPES: [&str; 65] = [
+pub(crate) const TYPES: [&str; 69] = [
     "action.requested",
     "action.decided",
     "action.approved",
@@ -94,6 +95,10 @@ pub(crate) const TYPES: [&str; 65] = [
     "upstream_tool.returned",
     "upstream_tool.released",
     "upstream_tool.gone",
+    "wasm_tool.registered",
+    "wasm_tool.bound",
+    "wasm_tool.granted",
+    "wasm_tool.revoked",
 ];
 
 /// The time that is `second` seconds after the first receipt.
@@ -195,6 +200,7 @@ fn request() -> Shared<Request> {
     Shared::new(Request {
         tool: ToolId::new("servicenow.update_incident").unwrap(),
         tool_digest: Digest::of(b"tool"),
+        execution: None,
         routed_from: Some(ToolId::new("servicenow.close_incident").unwrap()),
         environment: EnvironmentId::new("prod").unwrap(),
         actors: actors(),
@@ -212,6 +218,7 @@ fn request() -> Shared<Request> {
 fn plain() -> Shared<Request> {
     let estimate = MicroUsd::ZERO;
     Shared::new(Request {
+        execution: None,
         routed_from: None,
         account: None,
         estimate,
@@ -383,6 +390,7 @@ fn approved_and_repeated() -> Vec<Vec<Told>> {
         failure: None,
         is_error: false,
         isolation: None,
+        attestation: Some(sandbox::attestation().into()),
     };
     let redecided = Action::Decided {
         phase: Phase::Execute,
@@ -440,6 +448,7 @@ fn unknown_and_reconciled() -> Vec<Vec<Told>> {
         failure: Some(failure("attempt_lost", Category::Internal)),
         is_error: false,
         isolation: None,
+        attestation: None,
     };
     let (status, cost, by) = (Status::Executed, MicroUsd::ZERO, principal("u_3"));
     vec![

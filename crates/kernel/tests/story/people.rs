@@ -29,5 +29,6 @@ pub(super) fn commits() -> Vec<Vec<Told>> {
     ]
     .into_iter()
     .chain(super::mcp::commits())
+    .chain(super::sandbox::commits())
     .collect()
 }

@@ -77,7 +77,7 @@ pub(super) fn content(
     row: &Row,
 ) -> Result<ContentRow, Error> {
     let name: String = get(row, 0)?;
-    let class = [Class::Request, Class::Result, Class::Record]
+    let class = Class::ALL
         .into_iter()
         .find(|known| known.as_str() == name)
         .ok_or_else(|| corrupt(format!("unknown class `{name}`")))?;

@@ -41,6 +41,7 @@ async fn content_is_sealed_and_swept_after_its_days(engine: Engine) {
     keep(&vault, &ledger, "act-1", Class::Result, START).await;
     keep(&vault, &ledger, "act-2", Class::Request, START).await;
     keep(&vault, &ledger, "act-3", Class::Record, START).await;
+    keep(&vault, &ledger, "act-4", Class::Attestation, START).await;
     assert!(!on_disk(&place, SECRET));
     assert!(on_disk(&place, b"act-1"), "the files were read");
     let open = |id| vault.open("acme", id, "body").unwrap();
@@ -53,6 +54,10 @@ async fn content_is_sealed_and_swept_after_its_days(engine: Engine) {
     assert_eq!((open("act-1"), open("act-2").as_deref()), (None, Some(SECRET)));
     assert_eq!(vault.sweep(START.plus_micros(33 * DAY)).unwrap(), 1);
     assert_eq!((open("act-2"), open("act-3").as_deref()), (None, Some(SECRET)));
+    assert_eq!(vault.sweep_attestations(START.plus_micros(91 * DAY), 90).unwrap(), 0);
+    assert_eq!(open("act-4").as_deref(), Some(SECRET));
+    assert_eq!(vault.sweep_attestations(START.plus_micros(92 * DAY), 90).unwrap(), 1);
+    assert_eq!((open("act-4"), open("act-3").as_deref()), (None, Some(SECRET)));
 }
 
 async fn a_copy_of_the_row_does_not_outlive_the_key(engine: Engine) {

@@ -23,6 +23,7 @@ pub(crate) fn spec(url: &str) -> Spec {
         timeout_ms: 20_000,
         auth: Default::default(),
         revision: None,
+        sandbox: None,
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::prepare::{Plan, Prepared};
 use crate::error::Result;
 use crate::mcp::auth;
+use crate::sandbox::Ran;
 use crate::shared::{Caller, Shared};
 use crate::toolbox::{self, Found};
 use crate::upstreams::McpTool;
@@ -25,16 +26,19 @@ use crate::upstreams::McpTool;
 const PREFIX: &str = "mcp.";
 
 /// How an attempt ended, with what only servers tell.
-pub(super) struct Ended {
-    pub(super) outcome: ToolOutcome,
-    pub(super) is_error: bool,
-    pub(super) isolation: Option<Isolation>,
-    pub(super) rpc: Option<RpcError>,
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: ToolOutcome,
+    pub(crate) is_error: bool,
+    pub(crate) isolation: Option<Isolation>,
+    pub(crate) rpc: Option<RpcError>,
+    /// What ran in a sandbox.
+    pub(crate) ran: Option<Box<Ran>>,
 }
 
 impl From<ToolOutcome> for Ended {
     fn from(outcome: ToolOutcome) -> Self {
-        Self { outcome, is_error: false, isolation: None, rpc: None }
+        Self { outcome, is_error: false, isolation: None, rpc: None, ran: None }
     }
 }
 
@@ -105,19 +109,19 @@ pub(super) async fn call(
 }
 
 fn ended(tool: &McpTool, answered: Answered) -> Ended {
-    let isolation = tool.upstream.client.isolation().map(|_| Isolation::None);
+    let isolation = tool.upstream.client.isolation();
     match answered {
         Answered::Result { json, is_error } => {
             let bytes_in = u64::try_from(json.as_str().len()).unwrap_or(u64::MAX);
             let cost = tool.manifest.cost.per_call_micro_usd;
             let meta = Meta { bytes_in, ..Meta::default() };
             let outcome = ToolOutcome::Executed(Executed { result: json, cost, meta });
-            Ended { outcome, is_error, isolation, rpc: None }
+            Ended { outcome, is_error, isolation, rpc: None, ran: None }
         }
         // The server has spoken: to ask it the same again is for whoever asked.
         Answered::Error { failure, rpc } => {
             let outcome = ToolOutcome::Failed(failure.retryable(false));
-            Ended { outcome, is_error: false, isolation, rpc: Some(rpc) }
+            Ended { outcome, is_error: false, isolation, rpc: Some(rpc), ran: None }
         }
         Answered::NotSent(failure) => ToolOutcome::Failed(failure).into(),
         Answered::Unknown(failure) => Ended { isolation, ..ToolOutcome::Unknown(failure).into() },

@@ -10,10 +10,12 @@ mod service;
 mod submit;
 mod view;
 
+pub(crate) use gateway::Ended;
 pub(crate) use prepare::{
-    Asked, Claims, check_place, parse as parse_json, remaining, unknown_tool,
+    Asked, Claims, Document, Plan, check_place, parse as parse_json, present_caller, remaining,
+    unknown_tool,
 };
 pub(crate) use run::{cancel, check_stored, drop_document};
-pub(crate) use service::ActionsApi;
-pub(crate) use submit::{Submitted, find, submit};
-pub(crate) use view::{Answer, decision, open_document, risk};
+pub(crate) use service::{ActionsApi, Patience, STATUSES, own_or_operated, payer};
+pub(crate) use submit::{READ, Submitted, find, submit};
+pub(crate) use view::{Answer, Body, decision, open_document, risk, wire_state};

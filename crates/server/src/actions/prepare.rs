@@ -9,7 +9,7 @@ use kernel::decision::{
     Phase,
 };
 use kernel::failure::Category;
-use kernel::ids::{AccountId, EnvironmentId, TenantId, ToolId, WorkspaceId};
+use kernel::ids::{AccountId, ActionId, EnvironmentId, TenantId, ToolId, WorkspaceId};
 use kernel::json::{self, RawJson};
 use kernel::machine::{Kind, State};
 use kernel::principal::{ActorChain, permitted};
@@ -22,6 +22,7 @@ use crate::error::{Refused, Result};
 use crate::limits;
 use crate::mcp::Through;
 use crate::policies::reviewed;
+use crate::sandbox::Under;
 use crate::shared::{Authority, Caller, Shared};
 use crate::toolbox::{self, Found};
 
@@ -43,6 +44,9 @@ pub(crate) struct Document {
     /// What goes on with an earlier call of the same tool: answers to what its server asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) continuation: Option<RawJson>,
+    /// The execution whose code asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) execution: Option<ActionId>,
     /// 128 random bits, so that the document's digest gives nothing away.
     pub(crate) nonce: String,
 }
@@ -115,6 +119,7 @@ pub(crate) struct Prepared {
     pub(crate) facts: CallFacts,
     pub(crate) request: values::Shared<Request>,
     pub(crate) through: Option<Arc<Through>>,
+    pub(crate) under: Option<Arc<Under>>,
 }
 
 /// What was asked, checked against the credential.
@@ -126,6 +131,8 @@ pub(crate) struct Asked {
     pub(crate) account: Option<AccountId>,
     /// What comes along where it was asked for at the gateway.
     pub(crate) through: Option<Arc<Through>>,
+    /// Which call it is where code in a sandbox asks for it.
+    pub(crate) under: Option<Arc<Under>>,
 }
 
 /// Finds a tool. One that does not exist and one that may not be listed answer alike.
@@ -150,8 +157,12 @@ pub(crate) fn prepare(
     routed_from: Option<ToolId>,
 ) -> Result<Prepared> {
     let tool = find_tool(shared, &caller.tenant, &asked.tool)?;
-    tool.validate(shared, &asked.params)?;
-    let facts = tool.manifest().facts(&asked.params);
+    tool.validate(shared, caller, &asked.params)?;
+    if let Some(under) = asked.under.as_ref().filter(|_| tool.is_sandboxed()) {
+        under.check_depth(shared, &caller.log())?;
+    }
+    let facts = tool.facts(&asked.params);
+    let execution = asked.under.as_ref().map(|under| under.execution.clone());
     let environment = caller.environment.as_str();
     let risk = Risk::assess(&facts.labels, environment, &asked.claims.data_types);
     let nonce = ledger::keys::random::<16>()?;
@@ -164,6 +175,7 @@ pub(crate) fn prepare(
         params: asked.params.clone(),
         claims: asked.claims.json.clone(),
         continuation: asked.through.as_ref().and_then(|through| through.continuation.clone()),
+        execution: execution.clone(),
         nonce: hex::encode(nonce.as_ref()),
     };
     let digests = document.digests(tool.digest())?;
@@ -179,10 +191,11 @@ pub(crate) fn prepare(
         estimate: facts.estimate,
         account: asked.account.clone(),
         idempotent: facts.idempotent,
-        timeout_ms: tool.timeout_ms(),
+        timeout_ms: tool.timeout_ms(&shared.config, &asked.params),
+        execution,
     };
-    let through = asked.through.clone();
-    Ok(Prepared { document, digests, facts, request: request.into(), through })
+    let (through, under) = (asked.through.clone(), asked.under.clone());
+    Ok(Prepared { document, digests, facts, request: request.into(), through, under })
 }
 
 /// Asks policy about a plan.

@@ -25,6 +25,7 @@ use super::view::{Answer, Body, DOCUMENT, RESULT, open_document};
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::metrics::Stage;
+use crate::sandbox::{self, Ran};
 use crate::shared::{Caller, Shared, new_approval_id};
 
 /// Runs the attempt that a new action has a permit for.
@@ -122,6 +123,9 @@ async fn effect(
     if gateway::serves(tool) {
         return gateway::call(shared, caller, action, plan, permit, plan_digest).await;
     }
+    if sandbox::serves(shared, &caller.tenant, tool) {
+        return sandbox::call(shared, caller, action, plan, permit, plan_digest).await;
+    }
     let call = Call {
         permit,
         tool,
@@ -142,7 +146,7 @@ async fn finish(
     ended: Ended,
 ) -> Result<Answer> {
     let now = shared.now();
-    let (outcome, body) = describe(ended)?;
+    let (outcome, body, ran) = describe(shared, ended)?;
     let more = permit.attempt() < action.attempts_max();
     let retry_at = body
         .failure()
@@ -155,7 +159,10 @@ async fn finish(
     let retries = retry_at.is_some()
         && action.request.idempotent
         && outcome.status == Status::Failed
-        && outcome.failure.as_ref().is_some_and(|failure| failure.category.retryable());
+        && outcome.failure.as_ref().is_some_and(FailureCode::retryable);
+    if let Some(ran) = &ran {
+        side.extend(sandbox::keep(shared, log, action, ran, &body).await?);
+    }
     // What was permitted as it was asked for and is never repeated has no document.
     let kept = action.request.idempotent || action.receipts.len() > 1;
     if kept && !retries {
@@ -195,11 +202,19 @@ fn changed(committed: &Committed, action: &Action) -> Result<Action> {
 }
 
 /// An outcome for the receipt, and its content to be kept beside.
-fn describe(ended: Ended) -> Result<(Outcome, Body)> {
-    let Ended { outcome, is_error, isolation, rpc } = ended;
+fn describe(shared: &Shared, ended: Ended) -> Result<(Outcome, Body, Option<Box<Ran>>)> {
+    let Ended { outcome, is_error, isolation, rpc, mut ran } = ended;
+    let shown = ran.as_mut().and_then(|ran| ran.shown.take());
+    let spent = ran.as_ref().map_or(MicroUsd::ZERO, |ran| ran.cost);
     let (status, mut body, cost) = match outcome {
         ToolOutcome::Executed(done) => (Status::Executed, Body::result(done.result)?, done.cost),
-        ToolOutcome::Failed(failure) => (Status::Failed, Body::failed(failure)?, MicroUsd::ZERO),
+        ToolOutcome::Failed(failure) => {
+            let body = match shown {
+                Some(shown) => Body::failed_with(failure, shown)?,
+                None => Body::failed(failure)?,
+            };
+            (Status::Failed, body, spent)
+        }
         ToolOutcome::Unknown(failure) => (Status::Unknown, Body::failed(failure)?, MicroUsd::ZERO),
     };
     let failure = body
@@ -207,7 +222,11 @@ fn describe(ended: Ended) -> Result<(Outcome, Body)> {
         .map(|failure| FailureCode { code: failure.code.clone(), category: failure.category });
     body.rpc = rpc;
     let (output, output_bytes) = body.commitment();
-    Ok((Outcome { status, output, output_bytes, cost, failure, is_error, isolation }, body))
+    let attested = ran.as_ref().map(|ran| sandbox::attest(shared, ran, body.salt()));
+    let attestation = attested.transpose()?.map(Into::into);
+    let outcome =
+        Outcome { status, output, output_bytes, cost, failure, is_error, isolation, attestation };
+    Ok((outcome, body, ran))
 }
 
 /// When to try again: doubling from a base, spread by the action's own id so that what failed
@@ -240,7 +259,7 @@ pub(crate) async fn resume(shared: &Arc<Shared>, log: &LogId, action: &Action) -
     if digests.plan != action.request.plan_digest {
         return deny(shared, log, action, "plan_changed").await;
     }
-    let facts = tool.manifest().facts(&document.params);
+    let facts = tool.facts(&document.params);
     let plan = Plan { document: &document, facts: &facts, request: &action.request, through: None };
     let granted = match &action.approval {
         None => None,
@@ -268,9 +287,22 @@ pub(crate) async fn resume(shared: &Arc<Shared>, log: &LogId, action: &Action) -
     let action = changed(&committed, action)?;
     shared.metrics.action(action.status.as_str());
     shared.waiters.wake(&action.id);
-    if action.permit().is_some() {
-        run(shared, &caller, log, &action, plan, digests.plan).await?;
+    if action.permit().is_none() {
+        return Ok(());
     }
+    if !sandbox::serves(shared, &caller.tenant, &action.request.tool) {
+        return run(shared, &caller, log, &action, plan, digests.plan).await.map(drop);
+    }
+    // Code may wait for people for hours, and what they approve comes through the queue: it must
+    // not take up a place there.
+    let (shared, log) = (shared.clone(), log.clone());
+    shared.running.clone().spawn(async move {
+        let plan =
+            Plan { document: &document, facts: &facts, request: &action.request, through: None };
+        if let Err(refused) = run(&shared, &caller, &log, &action, plan, digests.plan).await {
+            tracing::error!(action = %action.id, error = %refused.0, "an outcome was not kept");
+        }
+    });
     Ok(())
 }
 
@@ -285,11 +317,16 @@ async fn deny(shared: &Shared, log: &LogId, action: &Action, code: &str) -> Resu
 }
 
 async fn end(shared: &Shared, action: &Action, batch: Batch) -> Result<Answer> {
+    let log = batch.log.clone();
     let committed = shared.ledger.commit(batch).await?;
     let action = changed(&committed, action).unwrap_or_else(|_| action.clone());
     shared.metrics.action(action.status.as_str());
     shared.waiters.wake(&action.id);
     shared.queue.notify_one();
+    // Code that is never run again has nobody who waits for what it called.
+    if action.status.is_settled() && action.attempts > 0 {
+        Box::pin(sandbox::abandon(shared, &log, &action)).await;
+    }
     Ok(Answer::new(action, committed.checkpoint))
 }
 
@@ -359,7 +396,7 @@ pub(crate) async fn release(shared: &Shared, caller: &Caller, action: &Action) -
     let requester = present_caller(shared, &document)
         .ok_or_else(|| Refused::invalid("the principal that asked is disabled"))?;
     let tool = find_tool(shared, &requester.tenant, &action.request.tool)?;
-    let facts = tool.manifest().facts(&document.params);
+    let facts = tool.facts(&document.params);
     let plan = Plan { document: &document, facts: &facts, request: &action.request, through: None };
     let decision = decide(shared, &requester, plan, Phase::Submit, None);
     let approval = new_approval_id()?;

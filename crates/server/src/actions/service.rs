@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::action::{Action, Status};
+use kernel::failure::Category;
 use kernel::ids::{AccountId, ToolId};
 use kernel::json::RawJson;
 use kernel::machine::{Kind, State};
@@ -45,14 +46,14 @@ fn reply(answer: Answer, caller: &Caller) -> Response<WireAction> {
 
 /// How long a caller waits.
 #[derive(Clone, Copy)]
-struct Patience {
+pub(crate) struct Patience {
     until: Instant,
     /// Whether also for people: only who says how long waits for them.
     for_people: bool,
 }
 
 impl Patience {
-    fn new(wait_ms: Option<u32>) -> Result<Self> {
+    pub(crate) fn new(wait_ms: Option<u32>) -> Result<Self> {
         let ms = wait_ms.unwrap_or(limits::WAIT_MS_DEFAULT);
         if ms > limits::WAIT_MS_MAX {
             return Err(Refused::invalid("wait_ms is at most 60000"));
@@ -75,6 +76,17 @@ impl ActionsApi {
         let body = Digest::of(&wire.encode_to_vec());
         check_place(caller, &wire.workspace, &wire.environment)?;
         let asked = asked(caller, wire)?;
+        self.carry_out(caller, asked, body, patience).await
+    }
+
+    /// Submits an action and waits for its end. `body` is the digest of the request.
+    pub(crate) async fn carry_out(
+        &self,
+        caller: &Caller,
+        asked: Asked,
+        body: Digest,
+        patience: Patience,
+    ) -> Result<Answer> {
         let submitting = {
             let (shared, caller) = (self.0.clone(), caller.clone());
             // A task of its own: a caller who goes away does not take the action along.
@@ -100,7 +112,12 @@ impl ActionsApi {
     }
 
     /// The action once there is nothing more to wait for.
-    async fn wait(&self, caller: &Caller, answer: Answer, patience: Patience) -> Result<Answer> {
+    pub(crate) async fn wait(
+        &self,
+        caller: &Caller,
+        answer: Answer,
+        patience: Patience,
+    ) -> Result<Answer> {
         let log = caller.log();
         if patience.ends_with(&answer.action) {
             return answer.complete(&self.0, &log);
@@ -120,6 +137,17 @@ impl ActionsApi {
             let next = patience.until.min(Instant::now() + limits::QUEUE_IDLE);
             let _woken = tokio::time::timeout_at(next, changed).await;
         }
+    }
+
+    /// Ends an action: code in a sandbox where it runs, everything else before it does.
+    pub(crate) async fn end(&self, caller: &Caller, action: &Action) -> Result<Answer> {
+        let runs = action.status == Status::Executing && self.0.sandbox.runs.cancel(&action.id);
+        if !runs {
+            return run::cancel(&self.0, caller, action).await;
+        }
+        let answer = Answer::new(action.clone(), Arc::default());
+        let until = Instant::now() + crate::sandbox::CANCEL_WAIT;
+        self.wait(caller, answer, Patience { until, for_people: true }).await
     }
 
     fn list(&self, caller: &Caller, wire: ListActionsRequest) -> Result<ListActionsResponse> {
@@ -145,7 +173,8 @@ impl ActionsApi {
     }
 }
 
-const STATUSES: [Status; 11] = [
+/// Where an action may stand.
+pub(crate) const STATUSES: [Status; 11] = [
     Status::Requested,
     Status::Denied,
     Status::Quarantined,
@@ -165,22 +194,22 @@ fn asked(caller: &Caller, wire: SubmitActionRequest) -> Result<Asked> {
         Some(json) => parse("params", &json.text)?,
         None => RawJson::empty_object(),
     };
-    let account = match wire.account_id.as_str() {
-        "" => caller.account.clone(),
-        id => {
-            let id = AccountId::new(id).map_err(|error| Refused::invalid(error.to_string()))?;
-            if caller.account.as_ref() != Some(&id) {
-                let message = "this principal pays from its own account only: leave it out";
-                return Err(Refused::new(
-                    kernel::failure::Category::Permission,
-                    "account_not_yours",
-                    message,
-                ));
-            }
-            Some(id)
-        }
-    };
-    Ok(Asked { tool, params, claims: Claims::new(wire.claims)?, account, through: None })
+    let account = payer(caller, &wire.account_id)?;
+    let claims = Claims::new(wire.claims)?;
+    Ok(Asked { tool, params, claims, account, through: None, under: None })
+}
+
+/// Who pays for what the caller asks.
+pub(crate) fn payer(caller: &Caller, account_id: &str) -> Result<Option<AccountId>> {
+    if account_id.is_empty() {
+        return Ok(caller.account.clone());
+    }
+    let id = AccountId::new(account_id).map_err(|error| Refused::invalid(error.to_string()))?;
+    if caller.account.as_ref() == Some(&id) {
+        return Ok(Some(id));
+    }
+    let message = "this principal pays from its own account only: leave it out";
+    Err(Refused::new(Category::Permission, "account_not_yours", message))
 }
 
 #[tonic::async_trait]
@@ -216,8 +245,7 @@ impl ActionsService for ActionsApi {
         let caller = crate::caller(&request)?;
         let action = find(&self.0, &caller, &request.get_ref().action_id)?;
         own_or_operated(&caller, &action)?;
-        let answer = run::cancel(&self.0, &caller, &action).await?;
-        Ok(self.complete(&caller, answer)?)
+        Ok(self.complete(&caller, self.end(&caller, &action).await?)?)
     }
 
     async fn release_action(&self, request: Request<ReleaseActionRequest>) -> Reply<WireAction> {
@@ -248,7 +276,7 @@ impl ActionsService for ActionsApi {
 }
 
 /// An agent withdraws what it asked for itself; operators and admins what anybody asked for.
-fn own_or_operated(caller: &Caller, action: &Action) -> Result<()> {
+pub(crate) fn own_or_operated(caller: &Caller, action: &Action) -> Result<()> {
     let own = action.request.actors.contains(&caller.id);
     let operates = caller.may("actions:reconcile");
     if own || operates { Ok(()) } else { Err(Refused::not_found("action")) }

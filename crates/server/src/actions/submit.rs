@@ -175,7 +175,14 @@ fn submission(
     decision: &Decision,
     body: Digest,
 ) -> Result<Submission> {
-    let held = gateway::reserve(caller, id, prepared, decision, shared.now())?;
+    let held = match &prepared.under {
+        Some(under) => {
+            let request = &prepared.request;
+            let tool = request.routed_from.as_ref().unwrap_or(&request.tool);
+            Some(under.reserve((tool, &prepared.document.params), id, shared.now())?)
+        }
+        None => gateway::reserve(caller, id, prepared, decision, shared.now())?,
+    };
     let reserve = || caller.reserve("actions", body, id.as_str(), shared.now());
     Ok(Submission {
         id: id.clone(),

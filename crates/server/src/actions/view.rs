@@ -58,6 +58,16 @@ impl Body {
         Ok(Self { salt: salt()?, result: None, failure: Some(failure), rpc: None })
     }
 
+    /// A failure that has something to show all the same.
+    pub(crate) fn failed_with(failure: Failure, result: RawJson) -> Result<Self> {
+        Ok(Self { result: Some(result), ..Self::failed(failure)? })
+    }
+
+    /// What salts the commitments.
+    pub(crate) fn salt(&self) -> &str {
+        &self.salt
+    }
+
     pub(crate) fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
     }
@@ -146,6 +156,7 @@ impl Answer {
             updated_at: Some(Timestamp::from_micros(action.updated_at.0)),
             actor_chain: actors(&request.actors),
             broken_glass: action.broken_glass,
+            execution_id: request.execution.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
 }
@@ -216,6 +227,7 @@ fn sentence(code: &str) -> String {
         "budget_account_missing" => "this tool costs money and no account pays: name `account_id`",
         "account_frozen" => "the account is frozen",
         "cost_above_policy" => "policy caps the cost below the worst case of this action",
+        "server_stopped" => "the server stopped in the middle: it is repeated",
         "principal_disabled" => "the principal that asked is disabled",
         "tool_changed" => "the tool is no longer the one that was decided: ask again",
         other => return format!("the action ended with `{other}`"),

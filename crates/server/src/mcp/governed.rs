@@ -158,6 +158,7 @@ async fn carry_out(shared: &Arc<Shared>, caller: &Caller, ask: Ask) -> Result<Ou
             claims: Claims::new(None)?,
             account: caller.account.clone(),
             through: Some(Arc::new(through)),
+            under: None,
         };
         match begin(shared, caller, asked).await? {
             Submitted::New(begun, _) if declared.task => {

@@ -13,6 +13,7 @@ use super::fold::{SPEC, content_id};
 use super::settings::{Kept, UpstreamConfig};
 use super::{Upstreams, limits};
 use crate::error::{Refused, Result};
+use crate::sandbox;
 use crate::shared::Shared;
 
 /// What setting a server up changes.
@@ -137,7 +138,8 @@ pub(crate) async fn declare(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// Forgets how Tally logs in at a server: another one of that name must not be shown it.
+/// Forgets how Tally logs in at a server, and what it left in a folder of its own: another one of
+/// that name must not be shown it.
 pub(super) async fn forget_login(
     shared: &Shared,
     tenant: &TenantId,
@@ -145,5 +147,6 @@ pub(super) async fn forget_login(
     by: Option<&PrincipalId>,
 ) -> Result<()> {
     let configuration = PrincipalId::new(CONFIGURATION).map_err(Refused::internal)?;
+    sandbox::forget_folder(&shared.config.data, tenant, name).map_err(Refused::internal)?;
     shared.secrets.forget_login(tenant, name, by.unwrap_or(&configuration)).await
 }

@@ -249,6 +249,7 @@ fn manifest(id: ToolId, upstream: &Registered, definition: Option<Digest>) -> Ma
         capabilities: [capability.to_owned()].into(),
         timeout_ms: *timeout_ms,
         source: Some(Source { upstream: upstream.settings.spec, definition }),
+        code: None,
     }
 }
 

@@ -84,6 +84,10 @@ pub(crate) struct Add {
     /// The folder in which the command runs.
     #[arg(long, value_name = "DIR", requires = "command")]
     cwd: Option<String>,
+    /// What keeps the command apart: `light` gives it a folder of its own, none of the server's
+    /// environment, and bounded means.
+    #[arg(long, value_name = "TYPE", requires = "command", conflicts_with = "cwd")]
+    sandbox: Option<String>,
     /// The labels of a tool, in place of all others. May be repeated.
     #[arg(long = "label", value_name = "TOOL=LABEL,…")]
     labels: Vec<String>,
@@ -133,6 +137,9 @@ impl Add {
             return Err(Failure::Usage("--settings: write a JSON object".to_owned()).into());
         };
         members.insert("name".to_owned(), self.name.as_str().into());
+        if let Some(sandbox) = &self.sandbox {
+            members.insert("sandbox".to_owned(), sandbox.as_str().into());
+        }
         if self.trust_annotations {
             members.insert("trust_annotations".to_owned(), true.into());
         }

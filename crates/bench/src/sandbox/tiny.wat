@@ -1,0 +1,20 @@
+;; Gives back its input.
+(component
+    (core module $agent
+        (memory (export "memory") 1)
+        (global $next (mut i32) (i32.const 1024))
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+            (local $at i32)
+            (local.set $at (global.get $next))
+            (global.set $next (i32.add (global.get $next) (local.get 3)))
+            (local.get $at))
+        (func (export "run") (param $at i32) (param $len i32) (result i32)
+            (i32.store (i32.const 16) (i32.const 0))
+            (i32.store (i32.const 20) (local.get $at))
+            (i32.store (i32.const 24) (local.get $len))
+            (i32.const 16)))
+    (core instance $agent (instantiate $agent))
+    (alias core export $agent "memory" (core memory $memory))
+    (alias core export $agent "realloc" (core func $realloc))
+    (func (export "run") (param "input" string) (result (result string (error string)))
+        (canon lift (core func $agent "run") (memory $memory) (realloc $realloc))))

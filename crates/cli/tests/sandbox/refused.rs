@@ -1,0 +1,86 @@
+//! What is refused before anything is decided, each with its reason.
+
+use proto::identity::principal::Kind;
+use proto::sandboxes::{Capabilities, ExecuteRequest, Limits, Network};
+
+use super::agents::echo;
+use super::place::{Place, component};
+use crate::common::refusal;
+
+fn of_type(name: &str) -> ExecuteRequest {
+    ExecuteRequest { r#type: name.to_owned(), ..component(echo()) }
+}
+
+fn granting(granted: Capabilities) -> ExecuteRequest {
+    ExecuteRequest { capabilities: Some(granted), ..component(echo()) }
+}
+
+fn source(language: &str, text: &str) -> ExecuteRequest {
+    let (language, source) = (language.to_owned(), text.to_owned());
+    ExecuteRequest { language, source, ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_had_is_refused_by_name() {
+    let ceiling = "sandbox: {capabilities: {file_read: ['/data/*'], env: ['APP_*']}}";
+    let place = Place::new(ceiling).await;
+    let many = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+    let network = |host: &str| {
+        let network = Network { allowlist: many(&[host]), ..Default::default() };
+        Capabilities { network: Some(network), ..Default::default() }
+    };
+    let files = |read: &[&str], write: &[&str]| Capabilities {
+        file_read: many(read),
+        file_write: many(write),
+        ..Default::default()
+    };
+    let fuel = Limits { fuel: Some(u64::MAX >> 12), ..Default::default() };
+    let cases = [
+        (of_type("hardened"), "sandbox_type_unavailable", "hardened"),
+        (of_type("tee"), "sandbox_type_unavailable", "tee"),
+        (of_type("light"), "sandbox_type_unavailable", "light"),
+        (of_type("loose"), "params_invalid", "type"),
+        (granting(files(&["/data/**"], &[])), "capability_not_grantable", "/data/**"),
+        (granting(files(&["/etc/passwd"], &[])), "capability_not_grantable", "/etc/passwd"),
+        (granting(files(&[], &["/data/x"])), "capability_not_grantable", "/data/x"),
+        (granting(files(&["data"], &[])), "capability_invalid", "data"),
+        (granting(network("example.com:443")), "capability_not_grantable", "example.com:443"),
+        (ExecuteRequest { limits: Some(fuel), ..component(echo()) }, "limit_not_grantable", "fuel"),
+        (source("python", "def run(i): return i"), "runtime_missing", "cargo xtask runtimes"),
+        (source("python", &"#".repeat((512 << 10) + 1)), "source_too_long", "source"),
+        (source("ruby", "1"), "params_invalid", "language"),
+        (source("", "1"), "params_invalid", "language"),
+        (ExecuteRequest { source: "x".to_owned(), ..component(echo()) }, "params_invalid", "one"),
+        (ExecuteRequest { tool: "no.tool".to_owned(), ..Default::default() }, "unknown_tool", "no"),
+        (ExecuteRequest::default(), "params_invalid", "source"),
+    ];
+    for (request, code, names) in cases {
+        match place.agent.execute(&request, None).await {
+            Err(client::Error::Refused { error, .. }) => {
+                assert_eq!(error.code, code, "{}", error.message);
+                assert!(error.message.contains(names), "{code} names {names}: {}", error.message);
+            }
+            other => panic!("{code}: this should have been refused: {other:?}"),
+        }
+    }
+    let list = place.server.owner.list_actions(&Default::default()).await.unwrap();
+    assert_eq!(list.actions, [], "nothing was asked of policy");
+
+    // What is no component of an agent is known only once it is looked at.
+    let ended = place.run(component(b"no component".to_vec())).await;
+    assert_eq!(ended.outcome, "", "nothing ran: {ended:?}");
+    assert!(!ended.error.unwrap().code.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_are_no_sandbox_in_prod() {
+    let light = "sandbox: {light: {enabled: true, python: /usr/bin/python3}}";
+    let place = Place::new(light).await;
+    let request = ExecuteRequest { r#type: "light".to_owned(), ..source("python", "x = 1") };
+    let prod = place.server.principal_in(Kind::Agent, &["agent"], "prod").await;
+    let (_, code) = refusal(prod.execute(&request, None).await);
+    assert_eq!(code, "sandbox_type_unavailable");
+    let full = ExecuteRequest { attestation: "full".to_owned(), ..request.clone() };
+    let (_, code) = refusal(place.agent.execute(&full, None).await);
+    assert_eq!(code, "attestation_level_unavailable");
+}

@@ -1,0 +1,126 @@
+//! Agents as source text, by the real interpreters.
+
+use std::path::PathBuf;
+
+use proto::actions::action::State;
+use proto::sandboxes::{ExecuteRequest, Limits, ReplayExecutionRequest};
+use proto::types::Json;
+use serde_json::{Value, json};
+
+use super::place::{Place, json_of};
+use super::verified;
+use crate::common::desk::approve;
+
+/// What the test command installs.
+fn installed(variable: &str) -> PathBuf {
+    std::env::var_os(variable).map(PathBuf::from).unwrap_or_else(|| {
+        panic!(
+            "{variable} is not set: run `cargo xtask test`, or what `cargo xtask foreign` prints"
+        )
+    })
+}
+
+/// Settings under which the interpreters run on a busy machine.
+pub(crate) fn interpreters() -> String {
+    let (runtimes, cache) = (installed("TALLY_RUNTIMES"), installed("TALLY_SANDBOX_CACHE"));
+    format!(
+        "sandbox: {{runtimes: {runtimes:?}, cache: {cache:?}, wasm: {{cpu_quota_ms: 120000}}, \
+         wall_ms: 300000, fuel: 1000000000000}}"
+    )
+}
+
+const PYTHON: &str = r#"
+from tally import call_tool, ToolError
+
+def run(input):
+    text = call_tool("core.fs_read", {"path": input["folder"] + "/in"})["content"]
+    call_tool("core.fs_write", path=input["folder"] + "/out", content="once\n", mode="append")
+    try:
+        call_tool("core.http_call", url="https://example.com/")
+    except ToolError as error:
+        return {"text": text.upper(), "denied": error.code}
+"#;
+
+const JAVASCRIPT: &str = r#"
+export async function run(input) {
+  const text = callTool("core.fs_read", { path: input.folder + "/in" }).content;
+  const line = { path: input.folder + "/out", content: "once\n", mode: "append" };
+  callTool("core.fs_write", line);
+  try {
+    callTool("core.http_call", { url: "https://example.com/" });
+  } catch (error) {
+    return { text: text.toUpperCase(), denied: error.code };
+  }
+}
+"#;
+
+async fn an_agent_in(language: &str, source: &str) {
+    let place = Place::new(&interpreters()).await;
+    let input = json!({"folder": place.root});
+    let request = ExecuteRequest {
+        language: language.to_owned(),
+        source: source.to_owned(),
+        input: Some(Json::of(&input).unwrap()),
+        limits: Some(Limits::default()),
+        wait_ms: Some(0),
+        ..Default::default()
+    };
+    let execution = place.run(request).await;
+    let held = place.held(&execution).await;
+    assert_eq!(place.written(), 0);
+    approve(&place.approver().await, &held).await.unwrap();
+    let ended = place.reaches(&execution, State::Executed).await;
+    let expected = json!({"text": "SEVEN", "denied": "no_http"});
+    assert_eq!((json_of(ended.output.as_ref()), place.written()), (expected, 1), "{ended:?}");
+    let states: Vec<_> = ended.tool_calls.iter().map(|call| call.status.as_str()).collect();
+    assert_eq!(states, ["executed", "executed", "denied"]);
+
+    let document = place.attestation(&ended).await;
+    let told = verified(&document).unwrap();
+    let digest = kernel::values::Digest::of(source.as_bytes());
+    assert_eq!(told.attestation.agent_hash, digest);
+    each_field_flipped_fails(&document);
+
+    let again = place.replay(&ended, &[]).await;
+    assert!(again.matches, "{again:?}");
+    let request = ReplayExecutionRequest {
+        execution_id: ended.execution_id.clone(),
+        source: source.replace("no_", "").replace("once", "twice"),
+        wait_ms: Some(60_000),
+        ..Default::default()
+    };
+    let other = place.agent.replay_execution(&request, None).await.unwrap();
+    let named: Vec<_> = other.differences.iter().map(|d| d.field.as_str()).collect();
+    assert!(!other.matches && named.contains(&"tool_calls"), "{other:?}");
+    assert_eq!(place.written(), 1, "what is repeated has no effect");
+}
+
+/// Each leaf of what is attested and disclosed, changed alone, is refused and named.
+fn each_field_flipped_fails(document: &[u8]) {
+    let whole: Value = serde_json::from_slice(document).unwrap();
+    for part in ["attestation", "disclosure"] {
+        for (name, value) in whole[part].as_object().unwrap() {
+            let mut forged = whole.clone();
+            forged[part][name] = match value {
+                Value::String(text) => format!("{text}0").into(),
+                Value::Number(number) => json!(number.as_u64().unwrap() + 1),
+                Value::Array(items) => json!([items, 1]),
+                Value::Object(_) => json!({"other": 1}),
+                other => panic!("{name}: {other}"),
+            };
+            let refused = verified(forged.to_string().as_bytes()).unwrap_err();
+            let field = format!("{part}.{name}");
+            assert!(refused.field.starts_with(&field), "{field}: {refused:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_in_python_calls_tools() {
+    an_agent_in("python", PYTHON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_in_javascript_calls_tools() {
+    an_agent_in("javascript", JAVASCRIPT).await;
+}
