@@ -6,7 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     accounts, actions, approvals, attest, evidence, identity, init, ledger, login, mcp, me,
-    migrate, policy, receipts, sandbox, secret, serve, token, tools, verify, version, witness,
+    migrate, policy, receipts, runtime, sandbox, secret, serve, token, tools, verify, version,
+    witness,
 };
 use crate::context::Context;
 use crate::demo;
@@ -94,6 +95,9 @@ pub(crate) enum Command {
     /// Manage service accounts.
     #[command(subcommand)]
     ServiceAccount(token::ServiceAccount),
+    /// Ask what a plan would come to before it runs.
+    #[command(subcommand)]
+    Runtime(runtime::Runtime),
     /// See the tools that policy lets you call; register tools that are given as code.
     #[command(subcommand, visible_alias = "tools")]
     Tool(tools::Tools),
@@ -148,6 +152,7 @@ impl Command {
             Self::Token(command) => command.run(context).await,
             Self::Sessions(command) => command.run(context).await,
             Self::ServiceAccount(command) => command.run(context).await,
+            Self::Runtime(command) => command.run(context).await,
             Self::Tool(command) => command.run(context).await,
             Self::Sandbox(command) => command.run(context).await,
             Self::Attest(command) => command.run(context).await,

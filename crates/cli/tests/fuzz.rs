@@ -65,7 +65,7 @@ const TEXTS: [&str; 20] = [
 ];
 
 /// Chance, by a seed (splitmix64).
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
     fn roll(&mut self) -> u64 {
@@ -75,7 +75,7 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.roll() % u64::try_from(end).unwrap()).unwrap()
     }
 
@@ -84,7 +84,7 @@ impl Dice {
         self.below(times) == 0
     }
 
-    fn pick<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
+    pub(crate) fn pick<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
         of[self.below(of.len())]
     }
 }
@@ -185,6 +185,10 @@ impl World {
             "CreatePolicyDraft" => json!({"bundle": "H4sIAAAAAAAAA+3B", "description": "d"}),
             "RollbackPolicy" => json!({"to_policy_id": self.policy}),
             "SimulatePolicy" => json!({"policy_id": self.policy, "inputs": [{"phase": "submit"}]}),
+            "Simulate" => json!({
+                "plan": [{"skill": "http_call", "params": {"url": "u"}, "iterations": 2}],
+                "budget_cents": 5, "seed": 1, "timestamp": "2026-01-02T03:04:05Z",
+            }),
             "VerifyReceipt" => json!({"receipt_id": "main.0", "public_key_pem": "-----BEGIN"}),
             "VerifyEvidence" => json!([]),
             _ => json!({}),

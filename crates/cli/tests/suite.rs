@@ -38,6 +38,7 @@ mod oidc;
 mod policy;
 mod review;
 mod revocation;
+mod runtime;
 mod sandbox;
 mod second_factor;
 mod secrets;

@@ -126,6 +126,9 @@ id!(
 id!(
     /// A tool, `vendor.operation`; of an MCP server, `mcp.<server>.<tool>`.
     ToolId, "tool");
+id!(
+    /// A step of a plan; also a group of steps.
+    StepId, "step");
 
 /// Whether `name` can name an MCP server within its tenant. Without `__`, and without `_` at its
 /// end, `<server>__<tool>` is read in one way only.

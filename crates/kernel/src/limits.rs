@@ -129,3 +129,39 @@ pub const CLOCK_SKEW_MICROS: i64 = 60 * 1_000_000;
 pub const ATTESTATION_BYTES_MAX: usize = 4 << 20;
 /// Hex digits of the salt of an attestation.
 pub const SALT_HEX_DIGITS: usize = 32;
+/// Bytes of the name of a plan, a provider, a model or an event.
+pub const PLAN_NAME_BYTES_MAX: usize = 128;
+/// Steps of a plan.
+pub const PLAN_STEPS_MAX: usize = 100;
+/// Bytes of a plan in its canonical form.
+pub const PLAN_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a workflow document.
+pub const WORKFLOW_BYTES_MAX: usize = 256 << 10;
+/// Triggers of a workflow.
+pub const TRIGGERS_MAX: usize = 16;
+/// How often one step runs.
+pub const ITERATIONS_MAX: u32 = 100;
+/// Steps that run at the same time.
+pub const GROUP_STEPS_MAX: usize = 16;
+/// How long a step may take: waits for people are not counted.
+pub const STEP_TIMEOUT_MS_MAX: u64 = 24 * 3600 * 1_000;
+/// How long a step may wait before it is tried again.
+pub const STEP_BACKOFF_MS_MAX: u64 = 3600 * 1_000;
+/// Templates in the parameters of one step.
+pub const TEMPLATES_PER_STEP_MAX: usize = 64;
+/// Names of the path of one template.
+pub const TEMPLATE_PATH_MAX: usize = 16;
+/// Bytes of a condition.
+pub const CONDITION_BYTES_MAX: usize = 1_000;
+/// How deep a condition nests.
+pub const CONDITION_DEPTH_MAX: usize = 16;
+/// Attempts that a tool's history must have before anything is concluded from it.
+pub const HISTORY_MIN: u64 = 10;
+/// Attempts from which on its history counts as long.
+pub const HISTORY_LONG: u64 = 100;
+/// Failures in a million attempts above which a step is a risk.
+pub const RISK_PPM_MIN: u64 = 50_000;
+/// The chance, in a millionth, that some call of a plan fails, above which the risk is too high.
+pub const PLAN_RISK_PPM_MAX: u64 = 500_000;
+/// Names that are proposed in place of an unknown one.
+pub const ALTERNATIVES_MAX: usize = 3;

@@ -88,17 +88,20 @@ const AUDITOR: &[&str] = &[
 ];
 #[rustfmt::skip]
 const AGENT: &[&str] = &[
+    "runtime:simulate",
     "actions:submit", "actions:read", "actions:cancel", "approvals:read", "tools:read",
     "accounts:read", "receipts:read", "ledger:read", "me:read",
 ];
 #[rustfmt::skip]
 const OPERATOR: &[&str] = &[
+    "runtime:simulate",
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "approvals:read",
     "tools:read", "accounts:read", "receipts:read", "ledger:read", "secrets:read", "sessions:read",
     "sessions:revoke", "upstreams:read", "tools:inspect", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const BUILDER: &[&str] = &[
+    "runtime:simulate",
     "actions:read", "tools:read", "policies:read", "policies:draft", "policies:simulate",
     "sessions:read", "sessions:revoke", "upstreams:read", "tools:inspect", "tools:register",
     "me:read", "me:manage",
@@ -110,6 +113,7 @@ const APPROVER: &[&str] = &[
 ];
 #[rustfmt::skip]
 const ADMIN: &[&str] = &[
+    "runtime:simulate",
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "actions:release",
     "approvals:read", "tools:read", "accounts:read", "accounts:create", "accounts:fund",
     "receipts:read", "ledger:read", "policies:read", "policies:draft", "policies:publish",
@@ -122,6 +126,7 @@ const ADMIN: &[&str] = &[
 ];
 #[rustfmt::skip]
 const OWNER: &[&str] = &[
+    "runtime:simulate",
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "actions:release",
     "approvals:read", "tools:read", "accounts:read", "accounts:create", "accounts:fund",
     "receipts:read", "ledger:read", "policies:read", "policies:draft", "policies:publish",

@@ -17,9 +17,9 @@ pub use packages::google::api::HttpBody;
 pub use packages::tally::{
     accounts::v1 as accounts, actions::v1 as actions, approvals::v1 as approvals,
     evidence::v1 as evidence, identity::v1 as identity, ledger::v1 as ledger, me::v1 as me,
-    policies::v1 as policies, receipts::v1 as receipts, sandboxes::v1 as sandboxes,
-    secrets::v1 as secrets, system::v1 as system, tools::v1 as tools, r#type::v1 as types,
-    upstreams::v1 as upstreams,
+    policies::v1 as policies, receipts::v1 as receipts, runtime::v1 as runtime,
+    sandboxes::v1 as sandboxes, secrets::v1 as secrets, system::v1 as system, tools::v1 as tools,
+    r#type::v1 as types, upstreams::v1 as upstreams,
 };
 
 /// Every message and service of `proto/`, as a `google.protobuf.FileDescriptorSet`.

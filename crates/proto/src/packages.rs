@@ -55,6 +55,11 @@ pub(crate) mod tally {
             package!("tally.me.v1");
         }
     }
+    pub(crate) mod runtime {
+        pub mod v1 {
+            package!("tally.runtime.v1");
+        }
+    }
     pub(crate) mod sandboxes {
         pub mod v1 {
             package!("tally.sandboxes.v1");

@@ -12,6 +12,7 @@ use proto::ledger::ledger_service_server::LedgerServiceServer;
 use proto::me::me_service_server::MeServiceServer;
 use proto::policies::policies_service_server::PoliciesServiceServer;
 use proto::receipts::receipts_service_server::ReceiptsServiceServer;
+use proto::runtime::runtime_service_server::RuntimeServiceServer;
 use proto::sandboxes::sandboxes_service_server::SandboxesServiceServer;
 use proto::secrets::secrets_service_server::SecretsServiceServer;
 use proto::system::system_service_server::SystemServiceServer;
@@ -41,6 +42,7 @@ pub(crate) fn router(services: &Served) -> Router {
     let router = serve!(router, MeServiceServer, me);
     let router = serve!(router, PoliciesServiceServer, policies);
     let router = serve!(router, ReceiptsServiceServer, receipts);
+    let router = serve!(router, RuntimeServiceServer, runtime);
     let router = serve!(router, SandboxesServiceServer, sandboxes);
     let router = serve!(router, SecretsServiceServer, secrets);
     let router = serve!(router, SystemServiceServer, system);

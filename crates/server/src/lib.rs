@@ -29,6 +29,7 @@ mod paging;
 mod policies;
 mod rate;
 mod receipts;
+mod runtime;
 mod sandbox;
 mod secrets;
 mod sessions;

@@ -38,6 +38,7 @@ use crate::me::MeApi;
 use crate::metrics::Metrics;
 use crate::policies::{self, PoliciesApi};
 use crate::receipts::ReceiptsApi;
+use crate::runtime::RuntimeApi;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::{self, Sandbox, SandboxesApi};
 use crate::secrets::{Secrets, SecretsApi};
@@ -531,6 +532,7 @@ pub(crate) type Served = Services<
     MeApi,
     PoliciesApi,
     ReceiptsApi,
+    RuntimeApi,
     SandboxesApi,
     SecretsApi,
     SystemApi,
@@ -555,6 +557,7 @@ pub(crate) fn router(
         me: Arc::new(MeApi(shared.clone())),
         policies: Arc::new(PoliciesApi(shared.clone())),
         receipts: Arc::new(ReceiptsApi(shared.clone())),
+        runtime: Arc::new(RuntimeApi(shared.clone())),
         sandboxes: Arc::new(SandboxesApi(shared.clone())),
         secrets: Arc::new(SecretsApi(shared.clone())),
         system: Arc::new(SystemApi(shared.clone())),

@@ -17,6 +17,7 @@ pub(crate) mod me;
 pub(crate) mod migrate;
 pub(crate) mod policy;
 pub(crate) mod receipts;
+pub(crate) mod runtime;
 pub(crate) mod sandbox;
 pub(crate) mod secret;
 pub(crate) mod serve;

@@ -18,4 +18,4 @@ pub(crate) use prepare::{
 pub(crate) use run::{cancel, check_stored, drop_document};
 pub(crate) use service::{ActionsApi, Patience, STATUSES, own_or_operated, payer};
 pub(crate) use submit::{READ, Submitted, find, submit};
-pub(crate) use view::{Answer, Body, decision, open_document, risk, wire_state};
+pub(crate) use view::{Answer, Body, decision, effect, open_document, risk, wire_state};

@@ -252,10 +252,10 @@ pub(crate) fn wire_state(status: Status) -> proto::actions::action::State {
     }
 }
 
-pub(crate) fn decision(decision: &kernel::decision::Decision) -> types::Decision {
+pub(crate) fn effect(effect: kernel::decision::Effect) -> types::decision::Effect {
     use kernel::decision::Effect;
     use types::decision::Effect as Wire;
-    let effect = match decision.effect {
+    match effect {
         Effect::Allow => Wire::Allow,
         Effect::Route => Wire::Route,
         Effect::Throttle => Wire::Throttle,
@@ -263,10 +263,13 @@ pub(crate) fn decision(decision: &kernel::decision::Decision) -> types::Decision
         Effect::RequireStepUp => Wire::RequireStepUp,
         Effect::Quarantine => Wire::Quarantine,
         Effect::Deny => Wire::Deny,
-    };
+    }
+}
+
+pub(crate) fn decision(decision: &kernel::decision::Decision) -> types::Decision {
     let retry = decision.obligations.retry_after_ms;
     types::Decision {
-        effect: effect.into(),
+        effect: effect(decision.effect).into(),
         rules: decision.rules.clone(),
         reasons: decision.reasons.clone(),
         policy_revision: u32::try_from(decision.policy.revision).unwrap_or(u32::MAX),

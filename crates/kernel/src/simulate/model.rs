@@ -1,0 +1,141 @@
+//! What tools cost and how long they take, before and after there is a history.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ids::ToolId;
+use crate::json::RawJson;
+use crate::tool::Manifest;
+use crate::values::MicroUsd;
+
+/// What one call costs and takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// The least that a call costs.
+    pub per_call_micro_usd: MicroUsd,
+    /// What its text costs, where that is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextPrice>,
+    /// How long a call takes where nothing is known from earlier ones.
+    pub latency_ms: u64,
+}
+
+/// A price by the length of the text that is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextPrice {
+    /// For each character, as Unicode counts them.
+    pub per_char_micro_usd: MicroUsd,
+    /// The parameters that have the text, at any depth.
+    pub params: Vec<String>,
+}
+
+impl Model {
+    /// What a call with `params` costs. A template counts as the text that it is written with.
+    pub fn price(&self, params: &RawJson) -> MicroUsd {
+        let Some(text) = &self.text else { return self.per_call_micro_usd };
+        let params = params.to_value();
+        let chars = text.params.iter().filter_map(|name| params.get(name)).map(chars);
+        let price = chars.fold(0, i64::saturating_add).saturating_mul(text.per_char_micro_usd.0);
+        self.per_call_micro_usd.max(MicroUsd(price))
+    }
+}
+
+fn chars(value: &Value) -> i64 {
+    match value {
+        Value::String(text) => i64::try_from(text.chars().count()).unwrap_or(i64::MAX),
+        Value::Array(items) => items.iter().map(chars).fold(0, i64::saturating_add),
+        Value::Object(members) => members.values().map(chars).fold(0, i64::saturating_add),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
+/// A cent for a thousand characters.
+const LLM_CHAR: MicroUsd = MicroUsd(10);
+
+/// How long a call of a tool takes of which nothing at all is known.
+const LATENCY_MS: u64 = 1_000;
+
+/// Skills, what a call costs in micro-USD, and milliseconds that it takes.
+const PRIORS: [(&str, i64, u64); 9] = [
+    ("core.email_send", 10_000, 500),
+    ("core.fs_read", 0, 50),
+    ("core.fs_write", 0, 100),
+    ("core.http_call", 0, 500),
+    ("core.json_transform", 0, 10),
+    ("core.kv_get", 0, 5),
+    ("core.kv_set", 0, 10),
+    (LLM, 50_000, 2_000),
+    ("core.webhook_send", 0, 300),
+];
+
+const LLM: &str = "core.llm_invoke";
+
+/// The models of all tools that a plan may name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Models(BTreeMap<ToolId, Model>);
+
+impl Models {
+    /// What is assumed of the skills that there are or will be, before anything is known of them.
+    pub fn priors() -> Self {
+        let models = PRIORS.iter().filter_map(|(tool, micro_usd, latency_ms)| {
+            let text = (*tool == LLM).then(|| TextPrice {
+                per_char_micro_usd: LLM_CHAR,
+                params: ["prompt", "system", "messages"].map(str::to_owned).to_vec(),
+            });
+            let per_call_micro_usd = MicroUsd(*micro_usd);
+            let model = Model { per_call_micro_usd, text, latency_ms: *latency_ms };
+            Some((ToolId::new(tool).ok()?, model))
+        });
+        Self(models.collect())
+    }
+
+    /// Adds a tool that is there to be called. It costs what it says; how long it takes stays as
+    /// it was assumed.
+    pub fn learn(&mut self, manifest: &Manifest) {
+        let per_call_micro_usd = manifest.cost.per_call_micro_usd;
+        let unknown = || Model { per_call_micro_usd, text: None, latency_ms: LATENCY_MS };
+        let model = self.0.entry(manifest.id.clone()).or_insert_with(unknown);
+        model.per_call_micro_usd = per_call_micro_usd;
+    }
+
+    /// The model of a tool.
+    pub fn get(&self, tool: &ToolId) -> Option<&Model> {
+        self.0.get(tool)
+    }
+
+    /// The tools, in the order of their ids.
+    pub fn tools(&self) -> impl Iterator<Item = &ToolId> {
+        self.0.keys()
+    }
+}
+
+/// What earlier attempts of a tool came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// How many there were.
+    pub attempts: u64,
+    /// How many of them failed.
+    pub failures: u64,
+    /// Half of them took at most this long.
+    pub p50_ms: u64,
+    /// Nine of ten took at most this long.
+    pub p90_ms: u64,
+}
+
+impl History {
+    /// Failures in a million attempts.
+    pub(super) fn failure_ppm(&self) -> u64 {
+        let failures = u128::from(self.failures.min(self.attempts)) * 1_000_000;
+        let share = failures.checked_div(self.attempts.into()).unwrap_or(0);
+        u64::try_from(share).unwrap_or(super::MILLION)
+    }
+}
+
+/// The history of each tool that has one.
+pub type Calibration = BTreeMap<ToolId, History>;

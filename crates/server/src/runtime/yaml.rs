@@ -1,0 +1,225 @@
+//! Workflow documents: YAML, with the line of what is wrong in it.
+
+use std::fmt;
+
+use kernel::failure::{Category, Failure};
+use kernel::limits;
+use kernel::workflow::document::Document;
+use kernel::workflow::{Plan, Refused};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_yaml_ng::{Error, Value};
+
+/// Why a text is no document.
+const INVALID: &str = "workflow_invalid";
+
+/// The plan of the document, or why it is none.
+pub(super) fn plan(text: &str) -> Result<Plan, Failure> {
+    let invalid = |reason: String| Failure::new(Category::Validation, INVALID, reason);
+    if text.len() > limits::WORKFLOW_BYTES_MAX {
+        let max = limits::WORKFLOW_BYTES_MAX;
+        return Err(invalid(format!("a workflow document has at most {max} bytes")));
+    }
+    let unread = |error: Error| match error.location() {
+        // The library adds the line to its message, except to that of the first.
+        Some(at) => invalid(format!("line {}: {error}", at.line())),
+        None => invalid(error.to_string()),
+    };
+    // As a plain value first: that refuses what occurs twice at any depth.
+    let value: Value = serde_yaml_ng::from_str(text).map_err(unread)?;
+    plain(&value)
+        .map_err(|what| invalid(format!("{what} has no form in JSON: write it as text")))?;
+    let document: Document = serde_yaml_ng::from_str(text).map_err(unread)?;
+    document.compile().map_err(|refused| located(text, refused))
+}
+
+/// A refusal with its line.
+fn located(text: &str, refused: Refused) -> Failure {
+    let line = line_of(text, &refused.place);
+    let mut failure = Failure::from(refused);
+    if let Some(line) = line {
+        failure.message = format!("line {line}: {}", failure.message);
+    }
+    failure
+}
+
+/// Whether every value is one of JSON.
+fn plain(value: &Value) -> Result<(), &'static str> {
+    match value {
+        Value::Number(number) if number.as_f64().is_some_and(|n| !n.is_finite()) => {
+            Err("a number that is none")
+        }
+        Value::Tagged(_) => Err("a tag"),
+        Value::Sequence(items) => items.iter().try_for_each(plain),
+        Value::Mapping(members) => members.iter().try_for_each(|(name, member)| match name {
+            Value::String(_) => plain(member),
+            _ => Err("a name that is no text"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The line on which `place`, such as `spec.steps[2].when`, stands; or what it would stand in.
+fn line_of(text: &str, place: &str) -> Option<usize> {
+    let mut path: Vec<&str> =
+        place.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();
+    loop {
+        let found = Find(&path).deserialize(serde_yaml_ng::Deserializer::from_str(text));
+        match found {
+            Err(error) => return Some(error.location()?.line()),
+            Ok(()) => path.pop()?,
+        };
+    }
+}
+
+/// Goes down a path, and fails where it ends: the error knows the line.
+struct Find<'a>(&'a [&'a str]);
+
+impl<'de> DeserializeSeed<'de> for Find<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self.0 {
+            [] => deserializer.deserialize_any(Stop),
+            [..] => deserializer.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Find<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or an array")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let (first, rest) = self.0.split_first().unwrap_or((&"", &[]));
+        while let Some(name) = map.next_key::<String>()? {
+            match name == *first {
+                true => map.next_value_seed(Find(rest))?,
+                false => map.next_value::<IgnoredAny>().map(drop)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let (first, rest) = self.0.split_first().unwrap_or((&"", &[]));
+        let wanted = first.parse().unwrap_or(usize::MAX);
+        for index in 0_usize.. {
+            let more = match index == wanted {
+                true => seq.next_element_seed(Find(rest))?.is_some(),
+                false => seq.next_element::<IgnoredAny>()?.is_some(),
+            };
+            if !more {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Accepts nothing.
+struct Stop;
+
+impl Visitor<'_> for Stop {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("to stop here")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRIAGE: &str = "apiVersion: tally/v1
+kind: Workflow
+metadata: {name: triage, version: 1.2.0}
+spec:
+  riskTier: med
+  modelPin: {provider: anthropic, model: m-1, allowFallback: false}
+  triggers:
+    - {type: event, event: incident.created}
+  steps:
+    - id: read
+      toolAction: servicenow.get_incident
+      input: {number: '{{input.number}}'}
+    - id: think
+      action: core.llm_invoke
+      input:
+        prompt: 'Triage {{steps.read.output.short_description}}'
+      outputSchema: {type: object}
+      retry: {attempts: 3, backoffMs: 100}
+    - id: write
+      toolAction: servicenow.update_incident_reversible
+      input: {category: '{{previous_output.category}}'}
+      when: '{{steps.think.output.sure}} == true'
+      approval: {quorum: 2}
+";
+
+    #[test]
+    fn a_document_is_a_plan() {
+        let made = plan(TRIAGE).unwrap();
+        assert_eq!(made.steps.len(), 3);
+        assert_eq!(made.version.as_ref().unwrap().as_str(), "1.2.0");
+        assert_eq!(made.steps[2].tool.as_str(), "servicenow.update_incident_reversible");
+        // How it is laid out and in which order changes nothing.
+        let json = serde_json::to_string(&serde_yaml_ng::from_str::<Value>(TRIAGE).unwrap());
+        assert_eq!(plan(&json.unwrap()).unwrap().digest(), made.digest());
+        let other = plan(&TRIAGE.replace("m-1", "m-2")).unwrap();
+        assert_ne!(other.digest(), made.digest());
+        assert_eq!(other.may_follow(&made).unwrap_err().code(), "plan_version_invalid");
+        let higher = plan(&TRIAGE.replace("m-1", "m-2").replace("1.2.0", "1.3.0")).unwrap();
+        assert_eq!(higher.may_follow(&made), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_names_line_and_reason() {
+        for (from, to, line, code) in [
+            ("kind: Workflow", "kind: Job", 2, "plan_kind_invalid"),
+            ("version: 1.2.0", "version: 1.2", 3, INVALID),
+            ("riskTier: med", "riskTier: none", 5, INVALID),
+            ("type: event", "type: dream", 8, INVALID),
+            ("- id: read", "- id: read\n      idd: x", 11, INVALID),
+            ("- id: think", "- id: read", 13, "plan_step_twice"),
+            (
+                "action: core.llm",
+                "toolAction: a.b\n      action: core.llm",
+                14,
+                "plan_tool_invalid",
+            ),
+            ("steps.read.output", "steps.write.output", 16, "plan_reference_invalid"),
+            ("{{steps.read.output.s", "{{nothing.s", 16, "plan_template_invalid"),
+            ("attempts: 3", "attempts: 9", 18, "plan_out_of_range"),
+            ("== true", "= true", 22, "plan_condition_invalid"),
+            ("steps.think.output.sure", "steps.thin.output.sure", 22, "plan_reference_invalid"),
+            ("quorum: 2", "quorum: 99", 23, "plan_approval_invalid"),
+            ("kind: Workflow", "kind: Workflow\nkind: Workflow", 1, INVALID),
+            ("number: '{{input.number}}'", "a: 1, a: 2", 12, INVALID),
+            ("    - id: read", "   - id: read\n    -", 11, INVALID),
+        ] {
+            let text = TRIAGE.replacen(from, to, 1);
+            assert_ne!(text, TRIAGE, "{from}");
+            let failure = plan(&text).unwrap_err();
+            assert_eq!(failure.code, code, "{to}: {failure}");
+            assert_eq!(failure.category, Category::Validation);
+            assert!(failure.message.starts_with(&format!("line {line}:")), "{to}: {failure}");
+        }
+    }
+
+    #[test]
+    fn what_json_cannot_say_is_refused() {
+        let input = "{number: '{{input.number}}'}";
+        for other in ["{n: .nan}", "{n: -.inf}", "{n: !tag x}", "{1: x}", "{n: 1e17}"] {
+            let text = TRIAGE.replace(input, other);
+            assert!(plan(&text).is_err(), "{other}");
+        }
+        let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n\
+                    c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n\
+                    e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n";
+        assert!(plan(bomb).is_err());
+        assert!(plan(&" ".repeat(limits::WORKFLOW_BYTES_MAX + 1)).is_err());
+    }
+}
