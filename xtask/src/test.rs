@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -33,8 +33,10 @@ impl Options {
     }
 }
 
-/// Runs all stages, also after one has failed, and ends with `N passed, N failed`.
+/// Runs all stages, also after one has failed, and ends with how long they took and with
+/// `N passed, N failed`.
 pub(crate) fn run(options: Options) -> Result<()> {
+    let started = Instant::now();
     let mut report = Report::default();
     report.check("fmt", || repo::run(repo::cargo().args(["fmt", "--all", "--check"])));
     report.check("tidy", || tidy::run(tidy::Mode::Check));
@@ -67,7 +69,14 @@ pub(crate) fn run(options: Options) -> Result<()> {
         found.push((foreign::WASM_VAR, verifier(&mut report)));
     }
     report.stage("tests", || cargo_test(&found));
+    println!("== all: {}", minutes(started.elapsed()));
     report.close()
+}
+
+/// `3 min 07 s`.
+fn minutes(elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs();
+    format!("{} min {:02} s", seconds / 60, seconds % 60)
 }
 
 fn buf_lint() -> Result<()> {
@@ -191,7 +200,7 @@ impl Report {
 mod tests {
     use anyhow::bail;
 
-    use super::{Counts, Options, Report, parse_result};
+    use super::{Counts, Options, Report, minutes, parse_result};
 
     #[test]
     fn reads_the_totals_of_cargo_test() {
@@ -209,6 +218,11 @@ mod tests {
         report.check("good again", || Ok(()));
         assert_eq!(report.counts, Counts { passed: 7, failed: 1 });
         assert_eq!(report.close().unwrap_err().to_string(), "failed: bad");
+    }
+
+    #[test]
+    fn says_the_time_in_minutes() {
+        assert_eq!(minutes(std::time::Duration::from_millis(187_900)), "3 min 07 s");
     }
 
     #[test]
