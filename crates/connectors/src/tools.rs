@@ -9,6 +9,7 @@ use kernel::ids::ToolId;
 use kernel::json::RawJson;
 use kernel::permit::{Invalid, Permit};
 use kernel::tool::Manifest;
+use kernel::units::Units;
 use kernel::values::{Digest, MicroUsd, Timestamp};
 
 use crate::address::{Resolver, SystemResolver};
@@ -136,6 +137,8 @@ pub struct Meta {
     pub bytes_in: u64,
     /// Redirects followed.
     pub redirects: u8,
+    /// What only the tool can tell of what was used: tokens, processor time.
+    pub units: Units,
 }
 
 /// What an executed call came to.

@@ -10,6 +10,7 @@ use crate::ids::{AccountId, ActionId, ApprovalId, EnvironmentId, PrincipalId, To
 use crate::permit::Permit;
 use crate::principal::ActorChain;
 use crate::risk::Risk;
+use crate::units::{Unit, Units};
 use crate::values::{Digest, MicroUsd, Shared, Timestamp};
 
 mod fold;
@@ -101,6 +102,9 @@ pub struct Request {
     pub risk: Risk,
     /// The worst case of its cost.
     pub estimate: MicroUsd,
+    /// The worst case of what one attempt uses.
+    #[serde(default, skip_serializing_if = "Units::is_empty")]
+    pub units: Units,
     /// Who pays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<AccountId>,
@@ -111,6 +115,19 @@ pub struct Request {
     /// The execution whose code asked for it, where a sandbox did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution: Option<ActionId>,
+}
+
+impl Request {
+    /// What an attempt that ended so used, where its tool tells only what nobody else can.
+    ///
+    /// What surely failed changed nothing; what an unknown attempt used is not known.
+    pub fn used(&self, status: Status, told: &Units) -> Units {
+        let writes = if status == Status::Executed { self.units.get(Unit::Writes) } else { 0 };
+        match status {
+            Status::Unknown => Units::NONE,
+            _ => told.with(Unit::Calls, self.units.get(Unit::Calls)).with(Unit::Writes, writes),
+        }
+    }
 }
 
 /// How an attempt ended, as the receipt tells it: digests and codes, never content.
@@ -126,6 +143,9 @@ pub struct Outcome {
     pub output_bytes: u64,
     /// What it really cost.
     pub cost: MicroUsd,
+    /// What it really used.
+    #[serde(default, skip_serializing_if = "Units::is_empty")]
+    pub units: Units,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureCode>,
@@ -237,6 +257,12 @@ pub enum Change {
         at: Timestamp,
         /// Why.
         failure: FailureCode,
+        /// What it cost all the same.
+        #[serde(default, skip_serializing_if = "MicroUsd::is_zero")]
+        cost: MicroUsd,
+        /// What it used.
+        #[serde(default, skip_serializing_if = "Units::is_empty")]
+        units: Units,
     },
     /// An attempt ended the action.
     #[serde(rename = "action.finished")]

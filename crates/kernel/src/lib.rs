@@ -38,6 +38,7 @@ pub mod simulate;
 pub mod tile;
 pub mod tool;
 pub mod tree;
+pub mod units;
 pub mod upstream;
 pub mod upstream_tool;
 pub mod values;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::attestation::{CodeKind, Limits};
 use crate::ids::ToolId;
 use crate::json::RawJson;
+use crate::units::{Unit, Units};
 use crate::values::{Digest, MicroUsd};
 
 /// Where a tool runs.
@@ -142,6 +143,19 @@ pub struct CallFacts {
     pub reversible: bool,
     /// What it costs at most.
     pub estimate: MicroUsd,
+    /// What one attempt uses at most.
+    pub units: Units,
+}
+
+impl CallFacts {
+    /// The same call with other labels: what it is counted as follows from them.
+    #[must_use]
+    pub fn labelled(self, labels: BTreeSet<String>) -> Self {
+        let counted = Units::of_call(&labels);
+        let told = [Unit::Tokens, Unit::CpuMs].map(|unit| (unit, self.units.get(unit)));
+        let units = told.into_iter().fold(counted, |units, (unit, n)| units.with(unit, n));
+        Self { labels, units, ..self }
+    }
 }
 
 impl Manifest {
@@ -166,11 +180,13 @@ impl Manifest {
             Some(v) => (&v.labels, v.idempotent, v.reversible),
             None => (&self.labels, self.idempotent, self.reversible),
         };
+        let cpu_ms = self.code.as_ref().map_or(0, |code| code.limits.cpu_ms);
         CallFacts {
             labels: labels.clone(),
             idempotent,
             reversible,
             estimate: self.cost.per_call_micro_usd,
+            units: Units::of_call(labels).with(Unit::CpuMs, cpu_ms),
         }
     }
 

@@ -89,6 +89,11 @@ pub struct MicroUsd(pub i64);
 impl MicroUsd {
     /// Nothing.
     pub const ZERO: Self = Self(0);
+
+    /// Whether it is nothing.
+    pub fn is_zero(&self) -> bool {
+        *self == Self::ZERO
+    }
 }
 
 impl fmt::Display for MicroUsd {

@@ -415,6 +415,7 @@ fn outcomes_say_no_more_than_there_is() {
         output: None,
         output_bytes: 0,
         cost: MicroUsd::ZERO,
+        units: kernel::units::Units::NONE,
         failure: None,
         is_error: false,
         isolation: None,

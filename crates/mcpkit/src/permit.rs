@@ -30,6 +30,7 @@ pub fn permit(plan_digest: Digest) -> Permit {
         plan_digest,
         risk: Risk::assess(&["write".to_owned()].into(), "dev", &[].into()),
         estimate: MicroUsd::ZERO,
+        units: kernel::units::Units::NONE,
         account: None,
         idempotent: true,
         timeout_ms: 1_000,

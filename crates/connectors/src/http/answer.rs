@@ -60,6 +60,7 @@ pub(crate) async fn read(
         bytes_out: u64::try_from(request.body.len()).unwrap_or(u64::MAX),
         bytes_in: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
         redirects,
+        ..Meta::default()
     };
     Ok(Done { result: Value::Object(result).to_string(), meta })
 }

@@ -4,6 +4,7 @@ use super::{Action, Change, FailureCode, INTERRUPTED, LOST, Outcome, Scope, Stat
 use crate::decision::Effect;
 use crate::ids::ActionId;
 use crate::machine::Applied;
+use crate::units::Units;
 use crate::values::{MicroUsd, Timestamp};
 
 /// Folds one change into the state. Total: a change that does not fit leaves it as it was.
@@ -71,13 +72,14 @@ impl Action {
                 self.attempt = Some(attempt.clone());
                 self.retry_at = None;
             }
-            Change::Retried { at, failure, .. } => {
+            Change::Retried { at, failure, cost, units, .. } => {
                 self.status = Status::Approved;
                 self.in_doubt |= failure.code == LOST;
                 self.interrupted += u32::from(failure.code == INTERRUPTED);
                 self.attempt = None;
                 self.retry_at = Some(*at);
-                self.outcome = Some(failed(failure));
+                let (cost, units) = (*cost, *units);
+                self.outcome = Some(Outcome { cost, units, ..failed(failure) });
             }
             Change::Finished { outcome, .. } => {
                 self.status = outcome.status;
@@ -119,6 +121,7 @@ fn failed(failure: &FailureCode) -> Outcome {
         output: None,
         output_bytes: 0,
         cost: MicroUsd::ZERO,
+        units: Units::NONE,
         failure: Some(failure.clone()),
         is_error: false,
         isolation: None,

@@ -7,6 +7,7 @@ use crate::ids::ApprovalId;
 use crate::limits;
 use crate::machine::Refusal;
 use crate::permit::Permit;
+use crate::units::Units;
 use crate::values::{MicroUsd, Shared, Timestamp};
 
 /// The changes that `input` makes to `action`, or why it makes none.
@@ -207,7 +208,8 @@ impl Action {
         }
         match (retry_at, &outcome.failure) {
             (Some(at), Some(failure)) if self.may_retry(failure, &outcome) => {
-                Ok(Change::Retried { attempt, at, failure: failure.clone() })
+                let (failure, cost) = (failure.clone(), outcome.cost);
+                Ok(Change::Retried { attempt, at, failure, cost, units: outcome.units })
             }
             _ => {
                 if self.in_doubt && outcome.status == Status::Failed {
@@ -243,13 +245,15 @@ impl Action {
         }
         let failure = FailureCode { code: LOST.to_owned(), category: Category::Internal };
         if self.request.idempotent && self.attempts < self.attempts_max() {
-            return Ok(Change::Retried { attempt, at: now, failure });
+            let (cost, units) = (MicroUsd::ZERO, Units::NONE);
+            return Ok(Change::Retried { attempt, at: now, failure, cost, units });
         }
         let outcome = Outcome {
             status: Status::Unknown,
             output: None,
             output_bytes: 0,
             cost: MicroUsd::ZERO,
+            units: Units::NONE,
             failure: Some(failure),
             is_error: false,
             isolation: None,

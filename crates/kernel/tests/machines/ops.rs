@@ -437,6 +437,7 @@ pub(crate) fn outcome(status: Status, cost: i64, category: Category) -> Outcome 
         output: (!failed).then(|| Digest::of(b"result")),
         output_bytes: 6,
         cost: MicroUsd(cost),
+        units: kernel::units::Units::NONE,
         failure: failed.then(|| FailureCode { code: "it_failed".to_owned(), category }),
         is_error: false,
         isolation: None,

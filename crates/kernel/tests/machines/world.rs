@@ -182,6 +182,7 @@ pub(crate) fn request(plan: u8, actors: ActorChain) -> Request {
             &std::collections::BTreeSet::new(),
         ),
         estimate: MicroUsd::ZERO,
+        units: kernel::units::Units::NONE,
         account: None,
         idempotent: true,
         timeout_ms: 1_000,

@@ -26,6 +26,7 @@ use kernel::reservation;
 use kernel::risk::Risk;
 use kernel::session::{Change as Session, Open};
 use kernel::signing_key::{self, Algorithm};
+use kernel::units::{Unit, Units};
 use kernel::values::{Digest, MicroUsd, Shared, Timestamp};
 
 /// The type of every transition.
@@ -208,10 +209,25 @@ fn request() -> Shared<Request> {
         plan_digest: Digest::of(b"plan"),
         risk: Risk::assess(&["write".to_owned()].into(), "prod", &["pii".to_owned()].into()),
         estimate: MicroUsd(5_000),
+        units: worst(),
         account: Some(budget()),
         idempotent: true,
         timeout_ms: 30_000,
     })
+}
+
+/// What one attempt uses at most.
+fn worst() -> Units {
+    [(Unit::Tokens, 500), (Unit::Calls, 1), (Unit::Writes, 1), (Unit::CpuMs, 20)]
+        .into_iter()
+        .collect()
+}
+
+/// What one really used.
+fn used() -> Units {
+    [(Unit::Tokens, 320), (Unit::Calls, 1), (Unit::Writes, 1), (Unit::CpuMs, 3)]
+        .into_iter()
+        .collect()
 }
 
 /// A request of little ado.
@@ -222,6 +238,7 @@ fn plain() -> Shared<Request> {
         routed_from: None,
         account: None,
         estimate,
+        units: Units::NONE,
         ..Request::clone(&request())
     })
 }
@@ -387,6 +404,7 @@ fn approved_and_repeated() -> Vec<Vec<Told>> {
         output: Some(Digest::of(b"output")),
         output_bytes: 6,
         cost,
+        units: used(),
         failure: None,
         is_error: false,
         isolation: None,
@@ -420,7 +438,16 @@ fn approved_and_repeated() -> Vec<Vec<Told>> {
             action("act_1", started(1, 4, Some(held))),
         ],
         vec![
-            action("act_1", Action::Retried { attempt: 1, at: time(7), failure: network }),
+            action(
+                "act_1",
+                Action::Retried {
+                    attempt: 1,
+                    at: time(7),
+                    failure: network,
+                    cost: MicroUsd::ZERO,
+                    units: Units::of(Unit::Calls, 1),
+                },
+            ),
             account("acc_1", Account::Voided { action: id.clone(), held }),
         ],
         vec![hold(), action("act_1", started(2, 7, Some(held)))],
@@ -445,6 +472,7 @@ fn unknown_and_reconciled() -> Vec<Vec<Told>> {
         output: None,
         output_bytes: 0,
         cost: MicroUsd::ZERO,
+        units: Units::NONE,
         failure: Some(failure("attempt_lost", Category::Internal)),
         is_error: false,
         isolation: None,

@@ -189,6 +189,7 @@ pub(crate) fn prepare(
         plan_digest: digests.plan,
         risk,
         estimate: facts.estimate,
+        units: facts.units,
         account: asked.account.clone(),
         idempotent: facts.idempotent,
         timeout_ms: tool.timeout_ms(&shared.config, &asked.params),

@@ -13,6 +13,7 @@ use kernel::machine::{self, Kind, State};
 use kernel::permit::Permit;
 use kernel::plan::{self, Revisions};
 use kernel::receipt::LogId;
+use kernel::units::Units;
 use kernel::values::{Digest, MicroUsd, Timestamp};
 use ledger::store::{Class, SideRow};
 use ledger::{Batch, Committed};
@@ -146,7 +147,7 @@ async fn finish(
     ended: Ended,
 ) -> Result<Answer> {
     let now = shared.now();
-    let (outcome, body, ran) = describe(shared, ended)?;
+    let (outcome, body, ran) = describe(shared, action, ended)?;
     let more = permit.attempt() < action.attempts_max();
     let retry_at = body
         .failure()
@@ -202,20 +203,30 @@ fn changed(committed: &Committed, action: &Action) -> Result<Action> {
 }
 
 /// An outcome for the receipt, and its content to be kept beside.
-fn describe(shared: &Shared, ended: Ended) -> Result<(Outcome, Body, Option<Box<Ran>>)> {
+fn describe(
+    shared: &Shared,
+    action: &Action,
+    ended: Ended,
+) -> Result<(Outcome, Body, Option<Box<Ran>>)> {
     let Ended { outcome, is_error, isolation, rpc, mut ran } = ended;
     let shown = ran.as_mut().and_then(|ran| ran.shown.take());
     let spent = ran.as_ref().map_or(MicroUsd::ZERO, |ran| ran.cost);
-    let (status, mut body, cost) = match outcome {
-        ToolOutcome::Executed(done) => (Status::Executed, Body::result(done.result)?, done.cost),
+    let used = ran.as_ref().map_or(Units::NONE, |ran| ran.units());
+    let (status, mut body, cost, used) = match outcome {
+        ToolOutcome::Executed(done) => {
+            let used = used.saturating_add(&done.meta.units);
+            (Status::Executed, Body::result(done.result)?, done.cost, used)
+        }
         ToolOutcome::Failed(failure) => {
             let body = match shown {
                 Some(shown) => Body::failed_with(failure, shown)?,
                 None => Body::failed(failure)?,
             };
-            (Status::Failed, body, spent)
+            (Status::Failed, body, spent, used)
         }
-        ToolOutcome::Unknown(failure) => (Status::Unknown, Body::failed(failure)?, MicroUsd::ZERO),
+        ToolOutcome::Unknown(failure) => {
+            (Status::Unknown, Body::failed(failure)?, MicroUsd::ZERO, Units::NONE)
+        }
     };
     let failure = body
         .failure()
@@ -224,8 +235,17 @@ fn describe(shared: &Shared, ended: Ended) -> Result<(Outcome, Body, Option<Box<
     let (output, output_bytes) = body.commitment();
     let attested = ran.as_ref().map(|ran| sandbox::attest(shared, ran, body.salt()));
     let attestation = attested.transpose()?.map(Into::into);
-    let outcome =
-        Outcome { status, output, output_bytes, cost, failure, is_error, isolation, attestation };
+    let outcome = Outcome {
+        status,
+        output,
+        output_bytes,
+        cost,
+        units: action.request.used(status, &used),
+        failure,
+        is_error,
+        isolation,
+        attestation,
+    };
     Ok((outcome, body, ran))
 }
 

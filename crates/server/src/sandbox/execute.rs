@@ -8,6 +8,7 @@ use kernel::attestation::Ending;
 use kernel::failure::{Category, Failure};
 use kernel::json::RawJson;
 use kernel::permit::Permit;
+use kernel::units::{Unit, Units};
 use kernel::values::{Digest, MicroUsd, Timestamp};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -41,6 +42,18 @@ pub(crate) struct Ran {
     pub(crate) shown: Option<RawJson>,
     /// What it cost, however it ended.
     pub(crate) cost: MicroUsd,
+}
+
+impl Ran {
+    /// What its code used. By how much later than at its limit it was stopped is the sandbox's.
+    pub(crate) fn units(&self) -> Units {
+        used(&self.report, &self.job)
+    }
+}
+
+/// The processor time that code used, as far as it was granted.
+pub(super) fn used(report: &Report, job: &Job) -> Units {
+    Units::of(Unit::CpuMs, report.cpu_us.div_ceil(1_000).min(job.limits.cpu_ms))
 }
 
 /// One attempt at an action that runs code.

@@ -13,12 +13,13 @@ use kernel::capability::Network;
 use kernel::failure::{Category, Failure};
 use kernel::json::RawJson;
 use kernel::permit::Permit;
+use kernel::units::Units;
 use kernel::values::Digest;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::door::Call;
-use super::execute::ready;
+use super::execute::{ready, used};
 use super::job::JobCode;
 use super::limits;
 use super::recording::{Recording, recorded};
@@ -62,9 +63,9 @@ pub(super) async fn call(
     permit: (&Permit, Digest),
 ) -> Ended {
     let outcome = match repeat(shared, caller, plan, permit).await {
-        Ok(result) => {
-            let cost = plan.request.estimate;
-            ToolOutcome::Executed(Executed { result, cost, meta: Meta::default() })
+        Ok((result, units)) => {
+            let (cost, meta) = (plan.request.estimate, Meta { units, ..Meta::default() });
+            ToolOutcome::Executed(Executed { result, cost, meta })
         }
         Err(Refused(failure)) => ToolOutcome::Failed(failure.retryable(false)),
     };
@@ -76,7 +77,7 @@ async fn repeat(
     caller: &Caller,
     plan: Plan<'_>,
     (permit, plan_digest): (&Permit, Digest),
-) -> Result<RawJson> {
+) -> Result<(RawJson, Units)> {
     let params: Params =
         serde_json::from_str(plan.document.params.as_str()).map_err(Refused::internal)?;
     let action = find(shared, caller, &params.execution_id)?;
@@ -123,7 +124,8 @@ async fn repeat(
     differences.extend(hosts.differences());
     let replayed = Replayed { matches: differences.is_empty(), differences };
     let raw = serde_json::value::to_raw_value(&replayed).map_err(Refused::internal)?;
-    RawJson::result(raw).map_err(Refused::internal)
+    let result = RawJson::result(raw).map_err(Refused::internal)?;
+    Ok((result, used(&report, &job)))
 }
 
 fn not_kept() -> Refused {

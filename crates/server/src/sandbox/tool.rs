@@ -9,6 +9,7 @@ use kernel::failure::Failure;
 use kernel::ids::ToolId;
 use kernel::json::RawJson;
 use kernel::tool::{CallFacts, Manifest};
+use kernel::units::Unit;
 use kernel::values::{Digest, MicroUsd};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -36,6 +37,8 @@ pub(crate) struct CodeTool {
     pub(crate) manifest: Manifest,
     /// Of the manifest; part of every plan.
     pub(crate) digest: Digest,
+    /// The processor time that a call may use where it names none.
+    cpu_ms: u64,
     validator: Validator,
 }
 
@@ -60,7 +63,8 @@ impl CodeTool {
         manifest.cost.per_call_micro_usd = price(config, &manifest.id)?;
         let digest = manifest.digest().map_err(|error| broken(error.to_string()))?;
         let validator = Validator::new(&manifest.input_schema).map_err(broken)?;
-        Ok(Self { which, manifest, digest, validator })
+        let cpu_ms = config.sandbox.limits().cpu_ms;
+        Ok(Self { which, manifest, digest, cpu_ms, validator })
     }
 
     /// Checks parameters before anything is decided about them.
@@ -79,11 +83,14 @@ impl CodeTool {
 
     /// What a call with these parameters is: labels follow from what it is granted.
     pub(crate) fn facts(&self, params: &RawJson) -> CallFacts {
-        let base = self.manifest.facts(params);
-        match self.which {
-            Which::Replay => base,
-            Which::Execute => granted(base, params),
+        let mut facts = self.manifest.facts(params);
+        let mut cpu_ms = self.cpu_ms;
+        if self.which == Which::Execute {
+            let asked = Asked::read(params);
+            facts = granted(facts, &asked.capabilities);
+            cpu_ms = asked.limits.cpu_ms.unwrap_or(cpu_ms);
         }
+        CallFacts { units: facts.units.with(Unit::CpuMs, cpu_ms), ..facts }
     }
 
     /// How long one attempt may take, waiting for people included.
@@ -105,24 +112,38 @@ pub(crate) fn attempt_ms(config: &Config, wall_ms: u64) -> u64 {
     wall_ms.saturating_add(hold).saturating_add(slack)
 }
 
+/// What a call of `sandbox.execute` asks for that says what kind of call it is.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Asked {
+    capabilities: Capabilities,
+    limits: AskedLimits,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AskedLimits {
+    cpu_ms: Option<u64>,
+}
+
+impl Asked {
+    /// Valid by the schema, and read by the same types when it runs.
+    fn read(params: &RawJson) -> Self {
+        serde_json::from_str(params.as_str()).unwrap_or_default()
+    }
+}
+
 /// The facts of a call of `sandbox.execute`: code that reaches hosts may send them anything, so
 /// it changes something as code that writes files does.
-fn granted(base: CallFacts, params: &RawJson) -> CallFacts {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Asked {
-        capabilities: Capabilities,
-    }
-    // Valid by the schema, and read by the same type when it runs.
-    let Asked { capabilities } = serde_json::from_str(params.as_str()).unwrap_or_default();
-    let mut labels: BTreeSet<String> = base.labels;
+fn granted(base: CallFacts, capabilities: &Capabilities) -> CallFacts {
+    let mut labels: BTreeSet<String> = base.labels.clone();
     if !capabilities.network.allowlist.is_empty() {
         labels.extend(["network", "external", "write"].map(str::to_owned));
     }
     if !capabilities.file_write.is_empty() {
         labels.insert("write".to_owned());
     }
-    CallFacts { labels, idempotent: repeatable(&capabilities), ..base }
+    CallFacts { idempotent: repeatable(capabilities), ..base }.labelled(labels)
 }
 
 /// Whether code with these grants can be run again as if it had never run. What it told a host
