@@ -1,12 +1,13 @@
 //! Code in sandboxes, through the real program: its calls of tools, what people hold, crashes, what
 //! is attested, and what one tenant sees of another.
 
-mod agents;
+pub(crate) mod agents;
 mod crash;
-mod place;
+pub(crate) mod place;
+mod reach;
 mod refused;
 mod shell;
-mod source;
+pub(crate) mod source;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,12 +28,12 @@ use crate::common::desk::{approve, decide};
 use crate::common::wire::Wire;
 use crate::common::{reaches, rego};
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     Timestamp(i64::try_from(since.as_micros()).unwrap())
 }
 
-fn verified(document: &[u8]) -> Result<attestation::Verified, attestation::Refused> {
+pub(crate) fn verified(document: &[u8]) -> Result<attestation::Verified, attestation::Refused> {
     let check = Check { level: Level::Full, ..Check::at(now()) };
     attestation::verify(document, &check, &NativeVerifier)
 }
@@ -86,8 +87,10 @@ async fn a_call_that_policy_denies_fails_in_the_code() {
     let place = Place::new("").await;
     let http = call("core.http_call", &json!({"url": "https://example.com/"}));
     let ended = place.run(component(caller(&[place.reads(), http]))).await;
-    assert_eq!((ended.state(), ended.outcome.as_str()), (State::Failed, "CRASH"), "{ended:?}");
-    assert_eq!(ended.error.as_ref().unwrap().code, "raised");
+    assert_eq!((ended.state(), ended.outcome.as_str()), (State::Failed, "PERMISSION_DENIED"));
+    let error = ended.error.as_ref().unwrap();
+    assert_eq!(error.code, "capability_denied");
+    assert!(error.message.contains("tool `core.http_call`"), "{}", error.message);
     let [_, denied] = &ended.tool_calls[..] else { panic!("{ended:?}") };
     assert_eq!((denied.status.as_str(), denied.error.as_str()), ("denied", "no_http"));
     // A failure is attested like a success.

@@ -16,6 +16,7 @@ mod database;
 mod delegation;
 mod demo;
 mod emergency;
+mod escapes;
 mod exits;
 mod foreign;
 mod fuzz;

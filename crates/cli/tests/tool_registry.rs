@@ -1,5 +1,8 @@
 //! Tools that are given as code: registered, granted, called, revoked; and what is refused.
 
+mod repeated;
+mod source;
+
 use std::fs;
 use std::path::Path;
 

@@ -6,8 +6,6 @@
     reason = "without a harness clippy does not see that this is a test"
 )]
 
-mod support;
-
 use connectors::transform::{Worker, worker_main};
 use connectors::{Call, EffectChange, EffectCheck, Outcome, Tools, ToolsConfig};
 use kernel::failure::Failure;
@@ -43,7 +41,7 @@ async fn run(tools: &Tools, input: &Value, filter: &str) -> Outcome {
     let plan_digest = Digest::of(b"plan");
     let params = json!({"input": input, "filter": filter});
     let call = Call {
-        permit: &support::permit(plan_digest),
+        permit: &testkit::permit(plan_digest),
         tool: &ToolId::new("core.json_transform").unwrap(),
         plan_digest,
         params: &RawJson::parse(&params.to_string()).unwrap(),

@@ -313,7 +313,8 @@ pub enum Input {
         /// The approval to be opened in the same commit, where policy demands one.
         approval: Option<ApprovalId>,
     },
-    /// Ask for it and refuse it at once, whatever policy said: the budget does not cover it.
+    /// Ask for it and refuse it at once, whatever policy said: the budget does not cover it, or
+    /// it asks for more than the operator lets code have.
     Refuse {
         /// What is asked for.
         request: Shared<Request>,

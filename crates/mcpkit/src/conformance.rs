@@ -16,10 +16,10 @@ use kernel::values::{Digest, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+use testkit::permit;
 use tokio_util::sync::CancellationToken;
 
 pub use self::program::main;
-use crate::permit::permit;
 
 /// What the suite wants of the client.
 #[derive(Debug)]

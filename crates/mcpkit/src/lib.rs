@@ -3,8 +3,8 @@
 //! [`everything`] is a well-behaved server made with the official SDK, [`misbehave`] one that does
 //! what no server should, [`guarded`] one that wants a token, [`fast`] one that costs next to
 //! nothing, and [`peer`] the official SDK's client. [`conformance`] is the product's own client as
-//! the official suite drives it, under permits by [`permit`]. [`program`] makes servers over stdio
-//! of the test program itself.
+//! the official suite drives it, under permits by [`testkit::permit`]. [`program`] makes servers
+//! over stdio of the test program itself.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -19,7 +19,6 @@ pub mod fast;
 pub mod guarded;
 pub mod misbehave;
 pub mod peer;
-pub mod permit;
 pub mod program;
 mod revision;
 mod running;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use kernel::ids::TenantId;
 use kernel::values::Digest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
@@ -14,6 +15,7 @@ use wasmtime::component::Component;
 
 use crate::child::EXIT_INVALID;
 use crate::error::Error;
+use crate::turns::Turns;
 use crate::{limits, native};
 
 /// The program that compiles, and its arguments.
@@ -31,8 +33,7 @@ pub(crate) struct Cache {
     folder: PathBuf,
     compiler: Compiler,
     fingerprint: String,
-    /// One component is compiled at a time: a stranger's component does not take all processors.
-    turn: tokio::sync::Mutex<()>,
+    turns: Turns,
 }
 
 /// Compiled code.
@@ -48,24 +49,26 @@ impl Cache {
         fingerprint: String,
     ) -> Result<Self, Error> {
         private_folder(&folder)?;
-        Ok(Self { folder, compiler, fingerprint, turn: tokio::sync::Mutex::new(()) })
+        Ok(Self { folder, compiler, fingerprint, turns: Turns::default() })
     }
 
     /// The component of `wasm`, whose digest is `digest`, for `engine`: out of the cache where it
-    /// is there and unchanged, else compiled. With `bound`, nothing else is given.
+    /// is there and unchanged, else compiled when it is the turn of `whose` it is. With `bound`,
+    /// nothing else is given.
     pub(crate) async fn get(
         &self,
         engine: &Engine,
         wasm: &[u8],
         digest: Digest,
         bound: Option<Digest>,
+        whose: Option<&TenantId>,
     ) -> Result<Compiled, Error> {
         check_folder(&self.folder)?;
         let path = self.folder.join(format!("{}-{}.cwasm", digest.hex(), self.fingerprint));
         if let Some(found) = find(engine, &path, bound).await? {
             return Ok(found);
         }
-        let _turn = self.turn.lock().await;
+        let _turn = self.turns.take(whose).await;
         if let Some(found) = find(engine, &path, bound).await? {
             return Ok(found);
         }

@@ -1,6 +1,8 @@
 //! One execution in WebAssembly, and what its end is called.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use kernel::attestation::Ending;
@@ -10,9 +12,8 @@ use wasmtime_wasi::I32Exit;
 
 use crate::limits;
 use crate::loaded::Loaded;
-use crate::meter::Meter;
 use crate::run::Denial;
-use crate::state::{Denied, State, Stop, shorten};
+use crate::state::{Books, Denied, State, Stop, Waits, shorten};
 
 /// What is handed to `run`.
 #[derive(Clone, Copy, Debug)]
@@ -55,33 +56,44 @@ pub(crate) async fn execute(
     cancel: &CancellationToken,
 ) -> Outcome {
     let limits = state.given.limits;
-    let waits = Arc::clone(&state.waits);
-    let denials = Arc::clone(&state.denials);
-    let meter = Meter::new();
+    let books = Arc::clone(&state.books);
     let mut store = Store::new(&loaded.engine, state);
-    let ended = match prepare(&mut store, limits, &meter) {
+    let ended = match prepare(&mut store, limits, &books) {
         Ok(()) => {
-            let run = meter.run(call(loaded, &mut store, handed));
+            let run = books.meter.run(call(loaded, &mut store, handed));
             let mut run = std::pin::pin!(run);
-            loop {
-                tokio::select! {
-                    biased;
-                    ended = &mut run => break Ended::Itself(ended),
-                    () = cancel.cancelled() => break Ended::Canceled,
-                    () = tokio::time::sleep(waits.rest()) => {
-                        if waits.rest().is_zero() {
-                            break Ended::Wall;
-                        }
-                    }
-                }
+            // Most code ends without ever waiting: nothing needs to watch over it.
+            match std::future::poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await {
+                Poll::Ready(ended) => Ended::Itself(ended),
+                Poll::Pending => watched(run, &books.waits, cancel).await,
             }
         }
         Err(error) => Ended::Itself(Err(error)),
     };
     let fuel_used = limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
-    let denied = denials.take();
+    let denied = books.denials.take();
     let end = end(ended, store.data(), &denied);
-    Outcome { end, denied, fuel_used, memory_peak: store.data().memory.peak, cpu: meter.used() }
+    Outcome { end, denied, fuel_used, memory_peak: store.data().memory.peak, cpu: books.meter.used() }
+}
+
+/// Lets code go on that waits for something, until its time is over.
+async fn watched(
+    mut run: Pin<&mut impl Future<Output = wasmtime::Result<Given>>>,
+    waits: &Waits,
+    cancel: &CancellationToken,
+) -> Ended {
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut run => return Ended::Itself(ended),
+            () = cancel.cancelled() => return Ended::Canceled,
+            () = tokio::time::sleep(waits.rest()) => {
+                if waits.rest().is_zero() {
+                    return Ended::Wall;
+                }
+            }
+        }
+    }
 }
 
 enum Ended {
@@ -93,16 +105,16 @@ enum Ended {
 fn prepare(
     store: &mut Store<State>,
     limits: kernel::attestation::Limits,
-    meter: &Arc<Meter>,
+    books: &Arc<Books>,
 ) -> wasmtime::Result<()> {
     store.limiter(|state| &mut state.memory);
     store.set_fuel(limits.fuel)?;
     store.set_hostcall_fuel(limits::HANDED_BYTES_MAX);
     store.set_epoch_deadline(1);
-    let (meter, most) = (Arc::clone(meter), Duration::from_millis(limits.cpu_ms));
+    let (books, most) = (Arc::clone(books), Duration::from_millis(limits.cpu_ms));
     let mut looks = 0_u32;
     store.epoch_deadline_callback(move |_| {
-        if meter.used_within() >= most {
+        if books.meter.used_within() >= most {
             return Err(Stop::Cpu.into());
         }
         looks = looks.wrapping_add(1);
@@ -194,7 +206,9 @@ const DENIAL_WORDS: [&str; 9] = [
 /// The end where `text` tells of something denied.
 pub(crate) fn over_denial(text: &str, denied: &Denied) -> Option<End> {
     let about = |denial: &Denial| text.contains(denial.wanted.as_str());
+    let told = |[words, within]: &[String; 2]| text.contains(words) || text.contains(within);
     let over = denied.list.iter().any(about)
+        || denied.told.iter().any(told)
         || (!denied.list.is_empty() && DENIAL_WORDS.iter().any(|word| text.contains(word)));
     over.then(|| {
         let why = format!("{}; it failed with: {text}", named(denied));

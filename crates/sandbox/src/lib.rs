@@ -19,6 +19,7 @@ mod run;
 mod sandboxes;
 mod staging;
 mod state;
+mod turns;
 
 pub use child::compile_main;
 pub use compile::Compiler;

@@ -36,7 +36,7 @@ pub const INPUT_BYTES_MAX: usize = 8 << 20;
 /// Bytes of a component that may run out of the pool, where stores are ready made.
 pub const POOLED_BYTES_MAX: usize = 1 << 20;
 /// Components of one tenant that are loaded.
-pub const COMPONENTS_MAX: usize = 1_000;
+pub const COMPONENTS_MAX: usize = 1_100;
 /// Bytes of the name of a tool in a call.
 pub const TOOL_NAME_BYTES_MAX: usize = 256;
 /// Bytes of the arguments of a call, and of any value that code hands to us at once.
@@ -45,6 +45,8 @@ pub const HANDED_BYTES_MAX: usize = 16 << 20;
 pub const FAILURE_TEXT_BYTES_MAX: usize = 4 << 10;
 /// Denials that are told apart in a report; all are counted.
 pub const DENIALS_MAX: usize = 100;
+/// Characters of what code is told of a denial by which that is known again.
+pub const TOLD_CHARS_MAX: usize = 200;
 /// Bytes of what was wanted, in a denial.
 pub const WANTED_BYTES_MAX: usize = 512;
 

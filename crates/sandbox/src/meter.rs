@@ -1,6 +1,5 @@
 //! How long code runs: only while it does, not while it waits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -25,13 +24,13 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new() -> Self {
+        Self {
             origin: Instant::now(),
             spent: AtomicU64::new(0),
             since: AtomicU64::new(0),
             thread_since: AtomicU64::new(NOT_TAKEN),
-        })
+        }
     }
 
     /// Runs `future` and counts the time in which it is polled.

@@ -173,7 +173,8 @@ impl Sandboxes {
             Some(loaded) if pinned.is_none_or(|pin| loaded.runtime.compiled == Some(pin)) => loaded,
             _ => {
                 let own = Arc::from([]);
-                let loaded = self.load(wasm, digest, pinned, World::Agent, own).await?;
+                let bytes = (wasm, digest);
+                let loaded = self.load(bytes, pinned, World::Agent, own, Some(tenant)).await?;
                 self.keep(tenant, digest, loaded)?
             }
         };
@@ -199,22 +200,23 @@ impl Sandboxes {
 
     async fn load(
         &self,
-        wasm: &[u8],
-        digest: Digest,
+        (wasm, digest): (&[u8], Digest),
         pinned: Option<Digest>,
         world: World,
         own: Arc<[String]>,
+        whose: Option<&TenantId>,
     ) -> Result<Arc<Loaded>, Error> {
         let inner = &self.0;
         if wasm.len() <= limits::POOLED_BYTES_MAX {
             let engine = &inner.engines.pooled;
-            let compiled = inner.cache.get(engine, wasm, digest, pinned).await?;
+            let compiled = inner.cache.get(engine, wasm, digest, pinned, whose).await?;
             if fits_pool(&compiled.component) {
                 let loaded = Loaded::new(&inner.pooled, compiled, digest, world, own)?;
                 return Ok(Arc::new(loaded));
             }
         }
-        let compiled = inner.cache.get(&inner.engines.large, wasm, digest, pinned).await?;
+        let engine = &inner.engines.large;
+        let compiled = inner.cache.get(engine, wasm, digest, pinned, whose).await?;
         Ok(Arc::new(Loaded::new(&inner.large, compiled, digest, world, own)?))
     }
 
@@ -254,8 +256,8 @@ impl Sandboxes {
         let read = move || read_interpreter(folder.as_deref(), &pins, name);
         let read = tokio::task::spawn_blocking(read).await;
         let interpreter = read.map_err(|error| Error::RuntimeMissing(error.to_string()))??;
-        let (wasm, digest, own) = (interpreter.wasm, interpreter.digest, interpreter.own);
-        let loaded = self.load(&wasm, digest, None, World::Interpreter, own).await?;
+        let (bytes, own) = ((&*interpreter.wasm, interpreter.digest), interpreter.own);
+        let loaded = self.load(bytes, None, World::Interpreter, own, None).await?;
         Ok(Arc::clone(self.runtimes().entry(kind).or_insert(loaded)))
     }
 
@@ -375,7 +377,7 @@ impl Sandboxes {
         self.tenants().live
     }
 
-    fn slot(&self, tenant: &TenantId) -> Result<Slot, Failure> {
+    fn slot<'a>(&'a self, tenant: &'a TenantId) -> Result<Slot<'a>, Failure> {
         let config = &self.0.config;
         let mut tenants = self.tenants();
         let full = |message: String| {
@@ -391,7 +393,7 @@ impl Sandboxes {
         }
         each.live += 1;
         tenants.live += 1;
-        Ok(Slot { inner: Arc::clone(&self.0), tenant: tenant.clone() })
+        Ok(Slot { inner: &self.0, tenant })
     }
 
     fn tenants(&self) -> MutexGuard<'_, Tenants> {
@@ -404,16 +406,16 @@ impl Sandboxes {
 }
 
 /// A sandbox that is live.
-struct Slot {
-    inner: Arc<Inner>,
-    tenant: TenantId,
+struct Slot<'a> {
+    inner: &'a Inner,
+    tenant: &'a TenantId,
 }
 
-impl Drop for Slot {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
         let mut tenants = self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         tenants.live = tenants.live.saturating_sub(1);
-        if let Some(tenant) = tenants.each.get_mut(&self.tenant) {
+        if let Some(tenant) = tenants.each.get_mut(self.tenant) {
             tenant.live = tenant.live.saturating_sub(1);
         }
     }

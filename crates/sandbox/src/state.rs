@@ -10,6 +10,7 @@ use chacha20::rand_core::SeedableRng as _;
 use kernel::attestation::Limits;
 use kernel::capability::{Capabilities, Capability};
 use kernel::values::{Digest, Timestamp};
+use serde::Deserialize;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
@@ -18,6 +19,7 @@ use wasmtime_wasi_http::WasiHttpCtx;
 use crate::host::files::Files;
 use crate::host::http::Way;
 use crate::limits;
+use crate::meter::Meter;
 use crate::run::{Denial, Door, Egress, Seed};
 
 /// Why the host ends a sandbox.
@@ -43,10 +45,40 @@ pub(crate) struct State {
     pub(crate) memory: Memory,
     pub(crate) clock: Clock,
     pub(crate) given: Given,
-    pub(crate) denials: Arc<Denials>,
     pub(crate) files: Files,
     pub(crate) calls: u32,
-    pub(crate) waits: Arc<Waits>,
+    pub(crate) books: Arc<Books>,
+}
+
+/// What is counted of one execution, by the code, its host calls and whoever watches over it.
+#[derive(Debug)]
+pub(crate) struct Books {
+    pub(crate) waits: Waits,
+    pub(crate) denials: Denials,
+    pub(crate) meter: Meter,
+    /// Bytes that may yet be written into files.
+    left: AtomicU64,
+    /// Nanoseconds of the clock since the start.
+    nanos: AtomicU64,
+}
+
+impl Books {
+    fn new(wall_ms: u64) -> Self {
+        Self {
+            waits: Waits::new(wall_ms),
+            denials: Denials::default(),
+            meter: Meter::new(),
+            left: AtomicU64::new(limits::STAGED_BYTES_MAX),
+            nanos: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts `bytes` that are about to be written; false where they are too many.
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let taken = |left: u64| left.checked_sub(bytes);
+        self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, taken).is_ok()
+    }
 }
 
 /// What it was given.
@@ -69,13 +101,13 @@ pub(crate) struct Waits {
 }
 
 impl Waits {
-    pub(crate) fn new(wall_ms: u64) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(wall_ms: u64) -> Self {
+        Self {
             began: Instant::now(),
             wall: Duration::from_millis(wall_ms),
             held_ms: AtomicU64::new(0),
             calling: AtomicBool::new(false),
-        })
+        }
     }
 
     pub(crate) fn begin_call(&self) -> Instant {
@@ -106,6 +138,7 @@ impl Waits {
 
 impl State {
     pub(crate) fn new(given: Given, started_at: Timestamp, files: Files) -> Self {
+        let books = Arc::new(Books::new(given.limits.wall_ms));
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::HANDLES_MAX);
         Self {
@@ -114,12 +147,11 @@ impl State {
             http: WasiHttpCtx::new(),
             way: None,
             memory: Memory::new(given.limits.memory_bytes),
-            clock: Clock::new(started_at),
-            waits: Waits::new(given.limits.wall_ms),
+            clock: Clock::new(started_at, Arc::clone(&books)),
             given,
-            denials: Arc::default(),
             files,
             calls: 0,
+            books,
         }
     }
 
@@ -143,7 +175,7 @@ impl State {
     }
 
     pub(crate) fn deny(&self, capability: Capability, wanted: impl AsRef<str>) {
-        self.denials.add(capability, wanted.as_ref());
+        self.books.denials.add(capability, wanted.as_ref());
     }
 }
 
@@ -176,23 +208,23 @@ fn u128_of(seed: &Seed) -> u128 {
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     started_at: Duration,
-    nanos: Arc<AtomicU64>,
+    books: Arc<Books>,
 }
 
 impl Clock {
-    fn new(started_at: Timestamp) -> Self {
+    fn new(started_at: Timestamp, books: Arc<Books>) -> Self {
         let micros = u64::try_from(started_at.0).unwrap_or(0);
-        Self { started_at: Duration::from_micros(micros), nanos: Arc::default() }
+        Self { started_at: Duration::from_micros(micros), books }
     }
 
     /// Nanoseconds since the start, without moving.
     pub(crate) fn peek(&self) -> u64 {
-        self.nanos.load(Ordering::Relaxed)
+        self.books.nanos.load(Ordering::Relaxed)
     }
 
     /// Moves to `nanos` after the start, unless it is later.
     pub(crate) fn move_to(&self, nanos: u64) {
-        self.nanos.fetch_max(nanos, Ordering::Relaxed);
+        self.books.nanos.fetch_max(nanos, Ordering::Relaxed);
     }
 
     pub(crate) fn started_at(&self) -> Duration {
@@ -201,7 +233,7 @@ impl Clock {
 
     fn read(&self) -> u64 {
         let step = limits::CLOCK_STEP_NANOS;
-        self.nanos.fetch_add(step, Ordering::Relaxed).saturating_add(step)
+        self.books.nanos.fetch_add(step, Ordering::Relaxed).saturating_add(step)
     }
 }
 
@@ -304,9 +336,31 @@ pub(crate) struct Denials(Mutex<Denied>);
 pub(crate) struct Denied {
     pub(crate) list: Vec<Denial>,
     pub(crate) counts: BTreeMap<Capability, u32>,
+    /// What code was told of tools that were denied, as far as it tells one from another: in words,
+    /// and as they are within JSON.
+    pub(crate) told: Vec<[String; 2]>,
+}
+
+/// What code is told of a call that failed.
+#[derive(Deserialize)]
+struct Told {
+    message: String,
 }
 
 impl Denials {
+    /// A tool that was denied, and what code was told of that.
+    pub(crate) fn add_tool(&self, name: &str, told: &str) {
+        self.add(Capability::Tool, name);
+        let Ok(Told { message }) = serde_json::from_str(told) else { return };
+        let words: String = message.chars().take(limits::TOLD_CHARS_MAX).collect();
+        let within = serde_json::to_string(&words).unwrap_or_default();
+        let told = [words, within.trim_matches('"').to_owned()];
+        let mut denied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if denied.told.len() < limits::DENIALS_MAX && !denied.told.contains(&told) {
+            denied.told.push(told);
+        }
+    }
+
     pub(crate) fn add(&self, capability: Capability, wanted: &str) {
         let mut denied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = denied.counts.entry(capability).or_default();

@@ -1,6 +1,5 @@
 //! Many sandboxes: a thousand at once, and a hundred thousand one after the other.
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     reason = "helpers of tests fail loudly"

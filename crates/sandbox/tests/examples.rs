@@ -1,6 +1,5 @@
 //! The agents in `examples/agents/` run as the guide says.
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     reason = "helpers of tests fail loudly"

@@ -1,6 +1,5 @@
 //! Agents as source text, run by the real interpreters.
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     reason = "helpers of tests fail loudly"

@@ -268,6 +268,24 @@ impl Shared {
         commit(ledger, self.control.doubt.clone(), batch, moved).await
     }
 
+    /// Whether the same request was carried out before under the caller's idempotency key, in the
+    /// control plane. For what would be refused by now because it was. Another request under that
+    /// key is a conflict.
+    pub(crate) fn repeats(&self, caller: &Caller, endpoint: &str, body: Digest) -> Result<bool> {
+        let now = self.now();
+        let Some((id, input)) = caller.reserve(endpoint, body, "", now) else { return Ok(false) };
+        let log = caller.control_log();
+        let held = match self.control.ledger.read(&log, machine::Kind::Idempotency, &id)? {
+            Some(machine::State::Reservation(held)) => Some(held),
+            _ => None,
+        };
+        match reservation::step(held.as_ref(), input, now) {
+            Ok(_) => Ok(false),
+            Err(machine::Refusal::Duplicate { .. }) => Ok(true),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
     /// Carries out a mutation once for each idempotency key: a repeat is answered by what the
     /// first request made.
     pub(crate) async fn mutate(

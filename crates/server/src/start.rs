@@ -298,6 +298,7 @@ impl Start {
         upstreams::declare(&shared).await?;
         tasks.spawn(queue::serve(shared.clone(), stop.clone()));
         tasks.spawn(sandbox::interrupt(shared.clone(), stop.clone()));
+        tasks.spawn(sandbox::prepare(shared.clone(), stop.clone()));
         tasks.spawn(upstreams::serve(shared.clone(), stop.clone()));
         tasks.spawn(doubt::settle(shared.clone(), stop.clone()));
         tasks.spawn(confirm(shared.clone(), stop.clone()));

@@ -135,6 +135,11 @@ impl Server {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Waits for the process to end by itself.
     pub(crate) fn ends(&mut self) -> ExitStatus {
         self.process.wait().unwrap()

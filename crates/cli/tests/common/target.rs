@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -38,7 +38,8 @@ type SharedSeen = Arc<Mutex<Seen>>;
 
 /// The system. The first part of a path says how it answers: `/unavailable/…` 503 twice, then
 /// 200; `/limited/…` 429 once with `Retry-After: 2`, then 200; `/broken/…` 500; `/lacking/…` 501;
-/// `/drop/…` not at all, and closes; `/to/PORT` sends on to `/sent` there; anything else 200.
+/// `/drop/…` not at all, and closes; `/to/PORT` sends on to `/sent` there; `/echo` with what it was
+/// sent; anything else 200.
 pub(crate) struct Target {
     address: SocketAddr,
     seen: SharedSeen,
@@ -114,10 +115,12 @@ async fn answer(
         *nth += 1;
         (*nth, seen.deliveries.len())
     };
+    let sent = request.into_body().collect().await.map_err(|_| "the request broke off")?.to_bytes();
     // Some answers come at once and some late.
     tokio::time::sleep(pause * u32::try_from(total % 8).unwrap() / 7).await;
     let response = Response::builder();
     let response = match path.split('/').nth(1).unwrap() {
+        "echo" => return Ok(Response::new(Full::new(sent))),
         "drop" => return Err("closed without an answer"),
         "unavailable" if nth <= 2 => response.status(503),
         "limited" if nth == 1 => response.status(429).header("retry-after", "2"),

@@ -1,11 +1,14 @@
-//! What is refused before anything is decided, each with its reason.
+//! What is refused before anything runs, each with its reason: what does not read is no action, and
+//! what the operator does not let be is one that is denied, with a receipt.
 
+use proto::actions::action::State;
 use proto::identity::principal::Kind;
 use proto::sandboxes::{Capabilities, ExecuteRequest, Limits, Network};
 
 use super::agents::echo;
 use super::place::{Place, component};
-use crate::common::refusal;
+use crate::common::allow_all;
+use crate::common::wire::fresh;
 
 fn of_type(name: &str) -> ExecuteRequest {
     ExecuteRequest { r#type: name.to_owned(), ..component(echo()) }
@@ -18,6 +21,19 @@ fn granting(granted: Capabilities) -> ExecuteRequest {
 fn source(language: &str, text: &str) -> ExecuteRequest {
     let (language, source) = (language.to_owned(), text.to_owned());
     ExecuteRequest { language, source, ..Default::default() }
+}
+
+/// That nothing runs, and that it is on record why, under one idempotency key once.
+async fn denied(place: &Place, request: ExecuteRequest, (code, names): (&str, &str)) {
+    let key = fresh("denied");
+    let ended = place.agent.execute(&request, Some(&key)).await.unwrap();
+    let error = ended.error.as_ref().unwrap();
+    assert_eq!((ended.state(), error.code.as_str()), (State::Denied, code), "{ended:?}");
+    assert!(error.message.contains(names), "{code} names {names}: {}", error.message);
+    assert_eq!((ended.outcome.as_str(), ended.receipts.len()), ("", 1), "{ended:?}");
+    assert_eq!(error.receipt_id, ended.receipts[0]);
+    let again = place.agent.execute(&request, Some(&key)).await.unwrap();
+    assert_eq!((again.execution_id, again.error), (ended.execution_id, ended.error));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,26 +51,16 @@ async fn what_cannot_be_had_is_refused_by_name() {
         ..Default::default()
     };
     let fuel = Limits { fuel: Some(u64::MAX >> 12), ..Default::default() };
-    let cases = [
-        (of_type("hardened"), "sandbox_type_unavailable", "hardened"),
-        (of_type("tee"), "sandbox_type_unavailable", "tee"),
-        (of_type("light"), "sandbox_type_unavailable", "light"),
+    let malformed = [
         (of_type("loose"), "params_invalid", "type"),
-        (granting(files(&["/data/**"], &[])), "capability_not_grantable", "/data/**"),
-        (granting(files(&["/etc/passwd"], &[])), "capability_not_grantable", "/etc/passwd"),
-        (granting(files(&[], &["/data/x"])), "capability_not_grantable", "/data/x"),
         (granting(files(&["data"], &[])), "capability_invalid", "data"),
-        (granting(network("example.com:443")), "capability_not_grantable", "example.com:443"),
-        (ExecuteRequest { limits: Some(fuel), ..component(echo()) }, "limit_not_grantable", "fuel"),
-        (source("python", "def run(i): return i"), "runtime_missing", "cargo xtask runtimes"),
-        (source("python", &"#".repeat((512 << 10) + 1)), "source_too_long", "source"),
         (source("ruby", "1"), "params_invalid", "language"),
         (source("", "1"), "params_invalid", "language"),
         (ExecuteRequest { source: "x".to_owned(), ..component(echo()) }, "params_invalid", "one"),
         (ExecuteRequest { tool: "no.tool".to_owned(), ..Default::default() }, "unknown_tool", "no"),
         (ExecuteRequest::default(), "params_invalid", "source"),
     ];
-    for (request, code, names) in cases {
+    for (request, code, names) in malformed {
         match place.agent.execute(&request, None).await {
             Err(client::Error::Refused { error, .. }) => {
                 assert_eq!(error.code, code, "{}", error.message);
@@ -65,6 +71,21 @@ async fn what_cannot_be_had_is_refused_by_name() {
     }
     let list = place.server.owner.list_actions(&Default::default()).await.unwrap();
     assert_eq!(list.actions, [], "nothing was asked of policy");
+
+    for (request, code, names) in [
+        (of_type("hardened"), "sandbox_type_unavailable", "hardened"),
+        (of_type("tee"), "sandbox_type_unavailable", "tee"),
+        (of_type("light"), "sandbox_type_unavailable", "light"),
+        (granting(files(&["/data/**"], &[])), "capability_not_grantable", "/data/**"),
+        (granting(files(&["/etc/passwd"], &[])), "capability_not_grantable", "/etc/passwd"),
+        (granting(files(&[], &["/data/x"])), "capability_not_grantable", "/data/x"),
+        (granting(network("example.com:443")), "capability_not_grantable", "example.com:443"),
+        (ExecuteRequest { limits: Some(fuel), ..component(echo()) }, "limit_not_grantable", "fuel"),
+        (source("python", "def run(i): return i"), "runtime_missing", "cargo xtask runtimes"),
+        (source("python", &"#".repeat((512 << 10) + 1)), "source_too_long", "source"),
+    ] {
+        denied(&place, request, (code, names)).await;
+    }
 
     // What is no component of an agent is known only once it is looked at.
     let ended = place.run(component(b"no component".to_vec())).await;
@@ -78,9 +99,14 @@ async fn processes_are_no_sandbox_in_prod() {
     let place = Place::new(light).await;
     let request = ExecuteRequest { r#type: "light".to_owned(), ..source("python", "x = 1") };
     let prod = place.server.principal_in(Kind::Agent, &["agent"], "prod").await;
-    let (_, code) = refusal(prod.execute(&request, None).await);
-    assert_eq!(code, "sandbox_type_unavailable");
+    // Nothing weaker than policy says either: in prod none is in force, and that comes first.
+    place
+        .server
+        .publish_by(&place.server.principal(Kind::User, &["admin"]).await, &allow_all())
+        .await;
+    let refused = prod.execute(&request, None).await.unwrap();
+    assert_eq!(refused.error.unwrap().code, "sandbox_type_unavailable");
     let full = ExecuteRequest { attestation: "full".to_owned(), ..request.clone() };
-    let (_, code) = refusal(place.agent.execute(&full, None).await);
-    assert_eq!(code, "attestation_level_unavailable");
+    let refused = place.agent.execute(&full, None).await.unwrap();
+    assert_eq!(refused.error.unwrap().code, "attestation_level_unavailable");
 }

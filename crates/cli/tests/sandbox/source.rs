@@ -1,18 +1,21 @@
 //! Agents as source text, by the real interpreters.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use proto::actions::action::State;
 use proto::sandboxes::{ExecuteRequest, Limits, ReplayExecutionRequest};
 use proto::types::Json;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
-use super::place::{Place, json_of};
+use super::place::{Place, json_of, soon};
 use super::verified;
 use crate::common::desk::approve;
+use crate::common::{LOOK_EVERY, PATIENCE};
 
 /// What the test command installs.
-fn installed(variable: &str) -> PathBuf {
+pub(crate) fn installed(variable: &str) -> PathBuf {
     std::env::var_os(variable).map(PathBuf::from).unwrap_or_else(|| {
         panic!(
             "{variable} is not set: run `cargo xtask test`, or what `cargo xtask foreign` prints"
@@ -22,10 +25,15 @@ fn installed(variable: &str) -> PathBuf {
 
 /// Settings under which the interpreters run on a busy machine.
 pub(crate) fn interpreters() -> String {
+    interpreters_and("")
+}
+
+/// The same, with more of the section `sandbox`.
+pub(crate) fn interpreters_and(more: &str) -> String {
     let (runtimes, cache) = (installed("TALLY_RUNTIMES"), installed("TALLY_SANDBOX_CACHE"));
     format!(
         "sandbox: {{runtimes: {runtimes:?}, cache: {cache:?}, wasm: {{cpu_quota_ms: 120000}}, \
-         wall_ms: 300000, fuel: 1000000000000}}"
+         wall_ms: 300000, fuel: 1000000000000{more}}}"
     )
 }
 
@@ -123,4 +131,38 @@ async fn an_agent_in_python_calls_tools() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_in_javascript_calls_tools() {
     an_agent_in("javascript", JAVASCRIPT).await;
+}
+
+/// Each interpreter is loaded after the start without anybody asking for it, and the log says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn interpreters_are_ready_before_they_are_needed() {
+    let mut place = Place::new(&interpreters()).await;
+    let maps = format!("/proc/{}/maps", place.server.pid());
+    let cache = installed("TALLY_SANDBOX_CACHE").display().to_string();
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let maps = std::fs::read_to_string(&maps).unwrap();
+        let mapped: BTreeSet<_> =
+            maps.lines().filter_map(|line| line.split_once(&cache).map(|(_, file)| file)).collect();
+        if mapped.len() >= 2 {
+            break;
+        }
+        assert!(Instant::now() < until, "only {mapped:?} are loaded");
+        sleep(LOOK_EVERY).await;
+    }
+    for (language, text) in
+        [("python", "def run(i): return 1"), ("javascript", "export const run = () => 1")]
+    {
+        let (language, source) = (language.to_owned(), text.to_owned());
+        let request = ExecuteRequest { language, source, ..soon(Vec::new()) };
+        let execution = place.run(request).await;
+        place.reaches(&execution, State::Executed).await;
+    }
+    assert!(place.server.terminate().success());
+    let log = place.server.log();
+    for language in ["python", "javascript"] {
+        let line =
+            log.lines().find(|line| line.contains("ready to run") && line.contains(language));
+        assert!(line.is_some(), "{log}");
+    }
 }

@@ -1,8 +1,5 @@
 //! The second enforcement point: no effect without a valid permit for exactly this plan.
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
 use kernel::ids::ToolId;
 use kernel::json::RawJson;
 use kernel::values::{Digest, Timestamp};
@@ -10,7 +7,7 @@ use serde_json::json;
 
 use super::{Asked, failed};
 use crate::{Call, Grants, Outcome, Tools, ToolsConfig};
-use support::permit;
+use testkit::permit;
 
 #[tokio::test]
 async fn only_this_plan_and_only_in_time() {

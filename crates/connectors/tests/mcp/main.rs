@@ -6,9 +6,6 @@
     reason = "helpers of tests fail loudly"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod back;
 mod child;
 mod hostile;
@@ -68,7 +65,7 @@ impl Ask {
 
     async fn call(self, upstream: &Upstream) -> Ended {
         let plan = Digest::of(b"plan");
-        let permit = support::permit(plan);
+        let permit = testkit::permit(plan);
         let params = RawJson::parse(&self.params).unwrap();
         let continuation = self.continuation.map(|text| RawJson::parse(&text).unwrap());
         let (meta, token) = (self.meta.map(raw), self.token.map(raw));

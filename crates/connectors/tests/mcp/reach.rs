@@ -12,7 +12,7 @@ use kernel::values::Digest;
 use zeroize::Zeroizing;
 
 use super::peer::{Answer, Peer};
-use super::{Ask, child, not_sent, spec, support, upstream, value};
+use super::{Ask, child, not_sent, spec, upstream, value};
 
 #[derive(Debug)]
 struct To(&'static str);
@@ -130,7 +130,7 @@ async fn a_child_sees_little_of_our_environment() {
 async fn nothing_happens_without_a_permit_for_it() {
     let peer = Peer::start(Revision::V2026_07_28, |_| None).await;
     let upstream = upstream(peer.spec());
-    let permit: Permit = support::permit(Digest::of(b"another plan"));
+    let permit: Permit = testkit::permit(Digest::of(b"another plan"));
     let params = kernel::json::RawJson::empty_object();
     let call = connectors::mcp::Call {
         permit: &permit,

@@ -6,10 +6,10 @@ use connectors::mcp::{Call, Definition, Detached, Ended, Lane, Method, Spec, Tra
 use kernel::json::RawJson;
 use kernel::values::{Digest, Timestamp};
 use serde_json::{Map, Value, json};
+use testkit::permit;
 use tokio_util::sync::CancellationToken;
 
 use super::program::Context;
-use crate::permit::permit;
 
 /// An upstream at `url`, on this machine.
 pub(crate) fn spec(url: &str) -> Spec {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use kernel::capability::Capability;
 use wasmtime::StoreContextMut;
 use wasmtime::component::Linker;
 
@@ -35,14 +34,14 @@ async fn call(
     args: &str,
 ) -> wasmtime::Result<Told> {
     let state = store.data_mut();
-    let (door, waits) = (Arc::clone(&state.given.door), Arc::clone(&state.waits));
+    let (door, books) = (Arc::clone(&state.given.door), Arc::clone(&state.books));
     let most = state.given.limits.tool_calls;
-    let call = Call { door: &*door, waits: &waits, name, args };
+    let call = Call { door: &*door, waits: &books.waits, name, args };
     match call.make(&mut state.calls, most).await? {
         Called::Given(json) => Ok(Ok(json)),
         Called::Failed { told, denied } => {
             if denied {
-                store.data().deny(Capability::Tool, name);
+                store.data().books.denials.add_tool(name, &told);
             }
             Ok(Err(told))
         }

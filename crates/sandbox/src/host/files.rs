@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::body::Bytes;
 use kernel::capability::{Capabilities, Capability};
@@ -24,7 +23,7 @@ use wasmtime_wasi::p2::{
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView as _};
 
 use crate::limits;
-use crate::state::{Denials, State};
+use crate::state::{Books, State};
 
 /// The files of one execution.
 #[derive(Debug)]
@@ -36,8 +35,6 @@ pub(crate) struct Files {
     pub(crate) own: Arc<[String]>,
     /// Bytes of one file, at most.
     pub(crate) file_bytes: u64,
-    /// Bytes that may yet be written.
-    left: Arc<AtomicU64>,
     /// Files and folders that may have been made.
     made: usize,
     /// The path of each open descriptor.
@@ -51,8 +48,7 @@ impl Files {
         own: Arc<[String]>,
         file_bytes: u64,
     ) -> Self {
-        let left = Arc::new(AtomicU64::new(limits::STAGED_BYTES_MAX));
-        Self { folder, capabilities, own, file_bytes, left, made: 0, paths: HashMap::new() }
+        Self { folder, capabilities, own, file_bytes, made: 0, paths: HashMap::new() }
     }
 
     pub(crate) fn preopen(&self, builder: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
@@ -114,7 +110,7 @@ struct Staged;
 struct View<'a> {
     inner: WasiFilesystemCtxView<'a>,
     files: &'a mut Files,
-    denials: &'a Denials,
+    books: &'a Arc<Books>,
     time: Datetime,
 }
 
@@ -126,12 +122,12 @@ pub(super) fn add(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     types::add_to_linker::<State, Staged>(linker, |state| {
         let since = state.clock.started_at();
         state.ctx();
-        let State { wasi, table, files, denials, .. } = state;
+        let State { wasi, table, files, books, .. } = state;
         let ctx = wasi.get_or_insert_with(|| wasmtime_wasi::WasiCtx::builder().build());
         View {
             inner: WasiFilesystemCtxView { ctx: ctx.filesystem(), table },
             files,
-            denials,
+            books,
             time: Datetime { seconds: since.as_secs(), nanoseconds: since.subsec_nanos() },
         }
     })
@@ -143,7 +139,7 @@ impl View<'_> {
     }
 
     fn deny<T>(&self, capability: Capability, path: &str) -> FsResult<T> {
-        self.denials.add(capability, path);
+        self.books.denials.add(capability, path);
         Err(ErrorCode::NotPermitted.into())
     }
 
@@ -167,7 +163,7 @@ impl View<'_> {
     /// Puts on record what is not there because it was not granted.
     fn missed<T>(&self, path: &str, result: FsResult<T>) -> FsResult<T> {
         if result.is_err() && !self.files.may_see(path) && !self.files.is_own(path) {
-            self.denials.add(Capability::FileRead, path);
+            self.books.denials.add(Capability::FileRead, path);
         }
         result
     }
@@ -196,8 +192,8 @@ impl View<'_> {
         stream: Resource<DynOutputStream>,
     ) -> FsResult<Resource<DynOutputStream>> {
         let inner = self.table().delete(stream)?;
-        let left = Arc::clone(&self.files.left);
-        let stream: DynOutputStream = Box::new(Metered { inner, left });
+        let books = Arc::clone(self.books);
+        let stream: DynOutputStream = Box::new(Metered { inner, books });
         Ok(self.table().push(stream)?)
     }
 }
@@ -389,7 +385,7 @@ impl HostDescriptor for View<'_> {
         if offset.saturating_add(len) > self.files.file_bytes {
             return Err(ErrorCode::FileTooLarge.into());
         }
-        if !take(&self.files.left, len) {
+        if !self.books.take(bytes.len()) {
             return Err(ErrorCode::InsufficientSpace.into());
         }
         self.inner.write(fd, bytes, offset).await
@@ -498,11 +494,7 @@ impl HostDirectoryEntryStream for View<'_> {
 /// A stream into a file that ends where the sandbox has written enough.
 struct Metered {
     inner: DynOutputStream,
-    left: Arc<AtomicU64>,
-}
-
-fn take(left: &AtomicU64, bytes: u64) -> bool {
-    left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(bytes)).is_ok()
+    books: Arc<Books>,
 }
 
 #[wasmtime_wasi::async_trait]
@@ -515,7 +507,7 @@ impl Pollable for Metered {
 #[wasmtime_wasi::async_trait]
 impl OutputStream for Metered {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        if !take(&self.left, u64::try_from(bytes.len()).unwrap_or(u64::MAX)) {
+        if !self.books.take(bytes.len()) {
             let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
             return Err(StreamError::LastOperationFailed(full.into()));
         }

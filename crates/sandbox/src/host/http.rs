@@ -9,13 +9,13 @@ use wasmtime_wasi_http::{
 };
 
 use crate::run::{Egress, EgressFailure};
-use crate::state::{Denials, State};
+use crate::state::{Books, Denials, State};
 
 /// What a request needs once it is on its way.
 pub(crate) struct Way {
     egress: Arc<dyn Egress>,
     capabilities: Arc<kernel::capability::Capabilities>,
-    denials: Arc<Denials>,
+    books: Arc<Books>,
 }
 
 impl WasiHttpView for State {
@@ -23,7 +23,7 @@ impl WasiHttpView for State {
         let way = self.way.get_or_insert_with(|| Way {
             egress: Arc::clone(&self.given.egress),
             capabilities: Arc::clone(&self.given.capabilities),
-            denials: Arc::clone(&self.denials),
+            books: Arc::clone(&self.books),
         });
         WasiHttpCtxView { hooks: way, table: &mut self.table, ctx: &mut self.http }
     }
@@ -42,8 +42,10 @@ impl WasiHttpHooks for Way {
         // How long it may take is for the egress to say, and for the wall time.
         let egress = Arc::clone(&self.egress);
         let capabilities = Arc::clone(&self.capabilities);
-        let denials = Arc::clone(&self.denials);
-        Box::new(async move { send(&*egress, &capabilities.network, &denials, request).await })
+        let books = Arc::clone(&self.books);
+        Box::new(async move {
+            send(&*egress, &capabilities.network, &books.denials, request).await
+        })
     }
 }
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
+    PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope,
 };
 use rustix::process::Resource;
 use seccompiler::{
@@ -111,19 +111,48 @@ fn files(settings: &Confinement, program: &Path) -> Result<(), Failed> {
     let prefix = prefix.as_deref().and_then(Path::parent).and_then(Path::parent);
     let system = SYSTEM.iter().map(Path::new);
     let readable = system.chain(prefix).chain(settings.read.iter().map(PathBuf::as_path));
+    // What starts no processes becomes its program and then no other.
+    let run = if settings.processes { BitFlags::EMPTY } else { AccessFs::Execute.into() };
     for path in readable {
         if let Ok(path) = PathFd::new(path) {
-            rules = rules.add_rule(PathBeneath::new(path, AccessFs::from_read(abi)))?;
+            rules = rules.add_rule(PathBeneath::new(path, AccessFs::from_read(abi) & !run))?;
         }
+    }
+    for path in std::iter::once(program.to_owned()).chain(loader(program)) {
+        let path = PathFd::new(path)?;
+        rules = rules.add_rule(PathBeneath::new(path, AccessFs::Execute | AccessFs::ReadFile))?;
     }
     // What nearly every script throws its output into.
     if let Ok(null) = PathFd::new("/dev/null") {
         rules = rules.add_rule(PathBeneath::new(null, AccessFs::from_file(abi)))?;
     }
     let folder = PathFd::new(&settings.folder)?;
-    rules = rules.add_rule(PathBeneath::new(folder, AccessFs::from_all(abi)))?;
+    rules = rules.add_rule(PathBeneath::new(folder, AccessFs::from_all(abi) & !run))?;
     rules.restrict_self()?;
     Ok(())
+}
+
+/// What loads a program, as its file says. Where it does not, the program is loaded by itself.
+fn loader(program: &Path) -> Option<PathBuf> {
+    /// The type of a segment that names it.
+    const NAMES_LOADER: usize = 3;
+    let bytes = std::fs::read(program).ok()?;
+    let number = |at: usize, bytes_long: usize| {
+        let bytes = bytes.get(at..at.checked_add(bytes_long)?)?;
+        let more = |sum: usize, byte: &u8| sum.checked_mul(256)?.checked_add(usize::from(*byte));
+        bytes.iter().rev().try_fold(0_usize, more)
+    };
+    // The 64-bit, little-endian form: what all machines here have.
+    if !bytes.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let (table, size, count) = (number(0x20, 8)?, number(0x36, 2)?, number(0x38, 2)?);
+    let segment = |nth: usize| table.checked_add(nth.checked_mul(size)?);
+    let at = (0..count).filter_map(segment).find(|at| number(*at, 4) == Some(NAMES_LOADER))?;
+    let (begin, long) = (number(at.checked_add(8)?, 8)?, number(at.checked_add(0x20)?, 8)?);
+    let path = bytes.get(begin..begin.checked_add(long)?)?;
+    let path = std::str::from_utf8(path.strip_suffix(b"\0")?).ok()?;
+    Some(PathBuf::from(path))
 }
 
 /// What no program under LIGHT needs.
@@ -151,6 +180,9 @@ const NEVER: [i64; 21] = [
     libc::SYS_setpgid,
 ];
 
+/// What runs programs that have no path, besides.
+const NAMELESS: [i64; 2] = [libc::SYS_memfd_create, libc::SYS_execveat];
+
 /// What makes processes, other than `clone` and `clone3`, which make threads too.
 #[cfg(target_arch = "x86_64")]
 const FORKS: [i64; 2] = [libc::SYS_fork, libc::SYS_vfork];
@@ -164,7 +196,7 @@ fn filter(settings: &Confinement) -> Result<BpfProgram, Failed> {
         rules.insert(libc::SYS_socket, Vec::new());
     }
     if !settings.processes {
-        rules.extend(FORKS.iter().map(|call| (*call, Vec::new())));
+        rules.extend(FORKS.iter().chain(&NAMELESS).map(|call| (*call, Vec::new())));
         let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
         let no_thread =
             SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0)?;

@@ -7,7 +7,6 @@ mod talk;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::attestation::{CodeKind, Ending, Runtime};
@@ -50,7 +49,7 @@ pub(crate) async fn run(config: &Config, run: Run<'_>) -> Result<Report, Failure
     let (stage, digest) = made?;
     let child = start(light, &run, *kind, &program, &stage.folder)?;
     let mut group = Group(child);
-    let denials = Arc::new(Denials::default());
+    let denials = Denials::default();
     let (end, used) = talk::converse(&mut group.0, &run, text, &denials).await?;
     group.end().await;
     let outcome = Outcome {

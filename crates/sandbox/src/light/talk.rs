@@ -1,6 +1,5 @@
 //! What is said to a process under LIGHT and heard from it: lines of JSON.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernel::attestation::Ending;
@@ -33,7 +32,7 @@ pub(super) async fn converse(
     child: &mut Child,
     run: &Run<'_>,
     text: &str,
-    denials: &Arc<Denials>,
+    denials: &Denials,
 ) -> Result<(End, Used), Failure> {
     let gone = || unavailable("the process has no pipes");
     let stdin = child.stdin.take().ok_or_else(gone)?;
@@ -121,7 +120,7 @@ async fn talk(
                     Ok(Called::Given(json)) => serde_json::json!({ "given": json }),
                     Ok(Called::Failed { told, denied }) => {
                         if denied {
-                            denials.add(Capability::Tool, &tool);
+                            denials.add_tool(&tool, &told);
                         }
                         serde_json::json!({ "failed": told })
                     }

@@ -117,6 +117,30 @@ async fn python_is_confined() {
         ("subprocess", python("import subprocess\nsubprocess.run(['id'])"), job(), process("id")),
         ("fork past Python", python(&format!("{libc}return libc.fork()")), job(), succeeds("-1")),
         (
+            "exec past Python",
+            python(&format!(
+                "{libc}return libc.execv(b'/bin/sh', (ctypes.c_char_p * 2)(b'sh', None))"
+            )),
+            job(),
+            succeeds("-1"),
+        ),
+        (
+            "a program without a path",
+            python(&format!("{libc}return libc.memfd_create(b'x', 0)")),
+            job(),
+            succeeds("-1"),
+        ),
+        (
+            "a program of its own",
+            python(&format!(
+                "{libc}import os, shutil\nshutil.copyfile('/bin/true', 'own')\n\
+                 os.chmod('own', 0o755)\n\
+                 return libc.execv(b'own', (ctypes.c_char_p * 2)(b'own', None))"
+            )),
+            job(),
+            succeeds("-1"),
+        ),
+        (
             "socket past Python",
             python(&format!("{libc}return libc.socket(2, 1, 0)")),
             job(),

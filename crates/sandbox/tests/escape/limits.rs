@@ -12,65 +12,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Want, check, denied, ends, succeeds, unharmed};
 use crate::support::{Host, Job, Tools, wat};
 
-const BOMB: &str = "(loop $more (br_if $more (i32.ne (i32.const -1)
-    (memory.grow (i32.const 64))))) (unreachable)";
-
-fn table_bomb() -> String {
-    wat::agent_with(
-        "",
-        "",
-        "(table $t 1 funcref)",
-        "(loop $more (br_if $more (i32.ne (i32.const -1)
-            (table.grow $t (ref.null func) (i32.const 5000))))) (unreachable)",
-    )
-}
-
-fn recursion() -> String {
-    let core = "(func $deep (param i64) (result i64)
-        (i64.add (i64.const 1) (call $deep (i64.add (local.get 0) (i64.const 1)))))";
-    wat::agent_with("", "", core, "(call $number (call $deep (i64.const 0)))")
-}
-
-/// A result of `bytes` bytes, which are there.
-fn long(bytes: u32) -> String {
-    wat::agent(&format!(
-        "(local $at2 i32)
-        (drop (memory.grow (i32.const {})))
-        (i32.store8 (i32.const 131072) (i32.const 34))
-        (memory.fill (i32.const 131073) (i32.const 97) (i32.const {}))
-        (i32.store8 (i32.const {}) (i32.const 34))
-        (call $ok (i32.const 131072) (i32.const {bytes}))",
-        bytes / 65536 + 2,
-        bytes - 2,
-        131_072 + bytes - 1,
-    ))
-}
-
-fn large_start() -> String {
-    wat::echo().replace(
-        "(core module $agent",
-        "(core module $large (memory 4096)) (core instance (instantiate $large))
-         (core module $agent",
-    )
-}
-
-fn loop_at_start() -> String {
-    wat::echo().replace(
-        "(core module $agent",
-        "(core module $spins (func $f (loop $l (br $l))) (start $f))
-         (core instance (instantiate $spins)) (core module $agent",
-    )
-}
-
-fn many_calls() -> String {
-    wat::agent(
-        "(loop $again
-            (call $call (i32.const 1040) (i32.const 4) (local.get $at) (local.get $len)
-                (i32.const 16))
-            (br $again)) (unreachable)",
-    )
-}
-
 fn with(change: impl FnOnce(&mut Limits)) -> Job {
     let mut limits = DEFAULT;
     change(&mut limits);
@@ -86,7 +27,7 @@ async fn limits_hold() {
     let cpu = || with(|limits| limits.cpu_ms = 50);
     let cases: Vec<(&str, String, Job, Want)> = vec![
         ("endless loop", wat::forever(), cpu(), timeout("cpu_time_exceeded", "50 ms (cpu_ms)")),
-        ("endless start", loop_at_start(), cpu(), timeout("cpu_time_exceeded", "cpu_ms")),
+        ("endless start", wat::loop_at_start(), cpu(), timeout("cpu_time_exceeded", "cpu_ms")),
         (
             "endless loop, little fuel",
             wat::forever(),
@@ -114,35 +55,40 @@ async fn limits_hold() {
             }),
             timeout("wall_time_exceeded", "50 ms"),
         ),
-        ("memory bomb", wat::agent(BOMB), Job::default(), memory()),
+        ("memory bomb", wat::memory_bomb(), Job::default(), memory()),
         (
             "small memory bomb",
-            wat::agent(BOMB),
+            wat::memory_bomb(),
             with(|limits| limits.memory_bytes = 1 << 20),
             memory(),
         ),
         (
             "large from the start",
-            large_start(),
+            wat::large_start(),
             with(|limits| limits.memory_bytes = 64 << 20),
             memory(),
         ),
         ("no memory", wat::echo(), with(|limits| limits.memory_bytes = 0), memory()),
         (
             "table bomb",
-            table_bomb(),
+            wat::table_bomb(),
             Job::default(),
             ends(Ending::MemoryExceeded, "memory_exceeded", "tables"),
         ),
-        ("deep recursion", recursion(), Job::default(), crash("stack_exhausted", "stack")),
+        ("deep recursion", wat::recursion(), Job::default(), crash("stack_exhausted", "stack")),
         (
             "huge output",
-            long(2 << 20),
+            wat::long(2 << 20),
             Job::default(),
             crash("output_too_long", "2097152 bytes; it may have 1048576"),
         ),
-        ("output beyond all", long(17 << 20), Job::default(), crash("output_too_long", "bytes")),
-        ("long output that is allowed", long(1 << 20), Job::default(), succeeds("aaa")),
+        (
+            "output beyond all",
+            wat::long(17 << 20),
+            Job::default(),
+            crash("output_too_long", "bytes"),
+        ),
+        ("long output that is allowed", wat::long(1 << 20), Job::default(), succeeds("aaa")),
         (
             "no JSON",
             wat::agent("(call $ok (i32.const 1040) (i32.const 4))"),
@@ -186,7 +132,7 @@ async fn limits_hold() {
         ),
         (
             "too many calls",
-            many_calls(),
+            wat::many_calls(),
             with(|limits| limits.tool_calls = 7),
             crash("too_many_tool_calls", "more than 7 times"),
         ),

@@ -1,6 +1,5 @@
 //! The escape corpus: what hostile code tries, what comes of it, and that the host is unharmed.
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,

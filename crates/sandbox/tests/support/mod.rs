@@ -1,6 +1,5 @@
 //! Sandboxes as the server sets them up, and components made of text.
 
-mod permit;
 pub(crate) mod wat;
 
 use std::collections::BTreeMap;
@@ -21,7 +20,7 @@ use sandbox::{
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use permit::permit;
+pub(crate) use testkit::permit;
 
 pub(crate) const NOW: Timestamp = Timestamp(1_000);
 

@@ -111,6 +111,75 @@ pub(crate) fn forever() -> String {
     agent("(loop $again (br $again)) (unreachable)")
 }
 
+/// Takes memory without end.
+pub(crate) fn memory_bomb() -> String {
+    agent(
+        "(loop $more (br_if $more (i32.ne (i32.const -1)
+            (memory.grow (i32.const 64))))) (unreachable)",
+    )
+}
+
+/// Takes entries of a table without end.
+pub(crate) fn table_bomb() -> String {
+    agent_with(
+        "",
+        "",
+        "(table $t 1 funcref)",
+        "(loop $more (br_if $more (i32.ne (i32.const -1)
+            (table.grow $t (ref.null func) (i32.const 5000))))) (unreachable)",
+    )
+}
+
+/// Calls itself without end.
+pub(crate) fn recursion() -> String {
+    let core = "(func $deep (param i64) (result i64)
+        (i64.add (i64.const 1) (call $deep (i64.add (local.get 0) (i64.const 1)))))";
+    agent_with("", "", core, "(call $number (call $deep (i64.const 0)))")
+}
+
+/// A result of `bytes` bytes, which are there.
+pub(crate) fn long(bytes: u32) -> String {
+    agent(&format!(
+        "(local $at2 i32)
+        (drop (memory.grow (i32.const {})))
+        (i32.store8 (i32.const 131072) (i32.const 34))
+        (memory.fill (i32.const 131073) (i32.const 97) (i32.const {}))
+        (i32.store8 (i32.const {}) (i32.const 34))
+        (call $ok (i32.const 131072) (i32.const {bytes}))",
+        bytes / 65536 + 2,
+        bytes - 2,
+        131_072 + bytes - 1,
+    ))
+}
+
+/// Has 256 MiB of memory from the start.
+pub(crate) fn large_start() -> String {
+    echo().replace(
+        "(core module $agent",
+        "(core module $large (memory 4096)) (core instance (instantiate $large))
+         (core module $agent",
+    )
+}
+
+/// Never gets to its function.
+pub(crate) fn loop_at_start() -> String {
+    echo().replace(
+        "(core module $agent",
+        "(core module $spins (func $f (loop $l (br $l))) (start $f))
+         (core instance (instantiate $spins)) (core module $agent",
+    )
+}
+
+/// Calls the tool `echo` without end.
+pub(crate) fn many_calls() -> String {
+    agent(
+        "(loop $again
+            (call $call (i32.const 1040) (i32.const 4) (local.get $at) (local.get $len)
+                (i32.const 16))
+            (br $again)) (unreachable)",
+    )
+}
+
 const TYPES: &str = r#"
     (import "wasi:filesystem/types@0.2.0" (instance $types
         (export "descriptor" (type $descriptor (sub resource)))

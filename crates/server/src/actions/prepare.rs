@@ -8,7 +8,7 @@ use kernel::decision::{
     Decision, DecisionInput, DecisionPoint, InputApproval, InputBudget, InputPrincipal, InputTool,
     Phase,
 };
-use kernel::failure::Category;
+use kernel::failure::{Category, Failure};
 use kernel::ids::{AccountId, ActionId, EnvironmentId, TenantId, ToolId, WorkspaceId};
 use kernel::json::{self, RawJson};
 use kernel::machine::{Kind, State};
@@ -120,6 +120,8 @@ pub(crate) struct Prepared {
     pub(crate) request: values::Shared<Request>,
     pub(crate) through: Option<Arc<Through>>,
     pub(crate) under: Option<Arc<Under>>,
+    /// Why it is refused whatever policy says: it asks for more than the operator lets code have.
+    pub(crate) beyond: Option<Failure>,
 }
 
 /// What was asked, checked against the credential.
@@ -157,7 +159,13 @@ pub(crate) fn prepare(
     routed_from: Option<ToolId>,
 ) -> Result<Prepared> {
     let tool = find_tool(shared, &caller.tenant, &asked.tool)?;
-    tool.validate(shared, caller, &asked.params)?;
+    let beyond = match tool.validate(shared, caller, &asked.params) {
+        // It was understood and is refused: that is on record. What does not read is no action.
+        Err(failure) if tool.is_sandboxed() && failure.category == Category::Sandbox => {
+            Some(failure)
+        }
+        checked => checked.map(|()| None)?,
+    };
     if let Some(under) = asked.under.as_ref().filter(|_| tool.is_sandboxed()) {
         under.check_depth(shared, &caller.log())?;
     }
@@ -196,7 +204,7 @@ pub(crate) fn prepare(
         execution,
     };
     let (through, under) = (asked.through.clone(), asked.under.clone());
-    Ok(Prepared { document, digests, facts, request: request.into(), through, under })
+    Ok(Prepared { document, digests, facts, request: request.into(), through, under, beyond })
 }
 
 /// Asks policy about a plan.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use kernel::action::{Action, FailureCode};
 use kernel::decision::{Decision, DecisionPoint, Effect, NoAnswer, Phase};
-use kernel::failure::Category;
+use kernel::failure::{Category, Failure};
 use kernel::ids::ActionId;
 use kernel::machine::{Kind, Refusal, State, Stream};
 use kernel::plan::{self, Revisions, Submission};
@@ -15,7 +15,7 @@ use ledger::store::{Class, SideRow};
 use tokio::task::JoinHandle;
 
 use super::prepare::{Asked, Prepared, decide, prepare};
-use super::view::{Answer, DOCUMENT};
+use super::view::{Answer, Body, DOCUMENT, RESULT};
 use super::{gateway, run};
 use crate::error::{Refused, Result};
 use crate::limits;
@@ -85,20 +85,24 @@ fn plan_and_decide(
     }
 }
 
-/// Why an action that policy lets through still does not run.
-fn refused_for_money(prepared: &Prepared, decision: &Decision) -> Option<&'static str> {
+/// Why an action that policy lets through still does not run: the operator or its money.
+fn refused(prepared: &Prepared, decision: &Decision) -> Option<FailureCode> {
     let estimate = prepared.request.estimate;
     if matches!(decision.effect, Effect::Deny | Effect::Throttle | Effect::Quarantine) {
         return None;
     }
+    if let Some(Failure { code, category, .. }) = &prepared.beyond {
+        return Some(FailureCode { code: code.clone(), category: *category });
+    }
     if decision.obligations.max_cost_micro_usd.is_some_and(|max| estimate > max) {
-        return Some("cost_above_policy");
+        return Some(budget("cost_above_policy"));
     }
     let unpaid = estimate > MicroUsd::ZERO && prepared.request.account.is_none();
-    unpaid.then_some("budget_account_missing")
+    unpaid.then(|| budget("budget_account_missing"))
 }
 
-/// Makes the action durable: with its permit where it is allowed, refused where money lacks.
+/// Makes the action durable: with its permit where it is allowed, refused where money lacks or
+/// where it asks for more than there may be.
 async fn commit(
     shared: &Arc<Shared>,
     caller: &Caller,
@@ -111,17 +115,18 @@ async fn commit(
     // What ends here needs no document any more, nor does what runs now and is never repeated.
     let waits = plan::gated(decision.effect) || decision.effect == Effect::Quarantine;
     let repeats = decision.effect == Effect::Allow && prepared.request.idempotent;
-    let side = if waits || repeats {
-        document_row(shared, caller, id, &prepared).await?
-    } else {
-        Vec::new()
+    let refused = refused(&prepared, &decision);
+    let side = match (&refused, &prepared.beyond) {
+        (Some(_), Some(beyond)) => words_row(shared, caller, id, beyond).await?,
+        (None, _) if waits || repeats => document_row(shared, caller, id, &prepared).await?,
+        _ => Vec::new(),
     };
     let now = shared.now();
     // What costs something may find its budget empty: then it is refused with a receipt.
     let priced = (prepared.request.estimate > MicroUsd::ZERO).then(|| submission.clone());
-    let commands = match refused_for_money(&prepared, &decision) {
+    let commands = match refused {
         None => plan::submit(submission, now),
-        Some(code) => plan::submit_refused(submission, budget(code)),
+        Some(failure) => plan::submit_refused(submission, failure),
     };
     let started = Instant::now();
     let fresh = Some(Stream::new(Kind::Action, id.as_str()));
@@ -229,6 +234,19 @@ async fn document_row(
     let now = shared.now();
     let tenant = caller.tenant.as_str();
     let row = shared.vault.seal(tenant, id.as_str(), DOCUMENT, Class::Request, &text, now).await?;
+    Ok(vec![row])
+}
+
+/// The words of a refusal, sealed as those of any failure are: its receipt has the code alone.
+async fn words_row(
+    shared: &Shared,
+    caller: &Caller,
+    id: &ActionId,
+    failure: &Failure,
+) -> Result<Vec<SideRow>> {
+    let text = serde_json::to_vec(&Body::failed(failure.clone())?).map_err(Refused::internal)?;
+    let (now, tenant) = (shared.now(), caller.tenant.as_str());
+    let row = shared.vault.seal(tenant, id.as_str(), RESULT, Class::Result, &text, now).await?;
     Ok(vec![row])
 }
 

@@ -222,11 +222,17 @@ fn expired() -> Failure {
 fn sentence(code: &str) -> String {
     match code {
         "approval_rejected" => "an approver said no",
+        "attestation_level_unavailable" => "so much is not attested of a sandbox of this type",
         "attempt_lost" => "the server stopped in the middle: reconcile the outcome",
         "budget_exceeded" => "the budget does not cover the worst case of this action",
         "budget_account_missing" => "this tool costs money and no account pays: name `account_id`",
         "account_frozen" => "the account is frozen",
+        "capability_not_grantable" => "the operator does not let all of this be granted",
         "cost_above_policy" => "policy caps the cost below the worst case of this action",
+        "limit_not_grantable" => "the operator does not let code use so much",
+        "runtime_missing" => "there was no interpreter for this language",
+        "sandbox_type_unavailable" => "there was no sandbox of this type, and nothing weaker ran",
+        "source_too_long" => "the source text was longer than code may be",
         "server_stopped" => "the server stopped in the middle: it is repeated",
         "principal_disabled" => "the principal that asked is disabled",
         "tool_changed" => "the tool is no longer the one that was decided: ask again",

@@ -123,6 +123,8 @@ fn beyond(code: &str, message: impl Into<String>) -> Failure {
 impl Job {
     /// Reads the parameters of `sandbox.execute` and checks them. Asked before anything is
     /// decided, and again before anything runs: what was decided long ago may be too much by now.
+    /// What does not read is a failure of the category `VALIDATION`; what the operator does not
+    /// let be is one of `SANDBOX`, and that is refused with a receipt.
     pub(crate) fn read(
         shared: &Shared,
         caller: &Caller,
@@ -134,13 +136,18 @@ impl Job {
         let sandbox_type = params.sandbox_type.unwrap_or(config.sandbox.default_type);
         check_type(config, &caller.environment, sandbox_type)?;
         let level = level(config, sandbox_type, params.attestation)?;
-        check_capabilities(config, &params.capabilities)?;
+        let mut capabilities = granted(config, &params.capabilities)?;
+        let code = code(shared, caller, &params)?;
+        if let JobCode::Registered(tool) = &code {
+            let within = capabilities.within(&tool.capabilities);
+            capabilities = within.map_err(|error| beyond(error.code(), error.to_string()))?;
+        }
         let job = Self {
-            code: code(shared, caller, &params)?,
+            code,
             input: params.input.as_ref().map_or("null", |input| input.get()).into(),
             sandbox_type,
             level,
-            capabilities: params.capabilities,
+            capabilities,
             limits: check_limits(config.sandbox.limits(), params.limits)?,
         };
         job.check_runs(config)?;
@@ -227,11 +234,14 @@ fn level(
     }
 }
 
-/// Whether the operator lets all of it be granted.
-fn check_capabilities(config: &Config, asked: &Capabilities) -> Result<(), Failure> {
+/// What is granted of what is asked for: all of it, where the operator lets all of it be granted,
+/// without the addresses that the operator denies.
+fn granted(config: &Config, asked: &Capabilities) -> Result<Capabilities, Failure> {
     asked.validate().map_err(|error| invalid(error.code(), error.to_string()))?;
-    let within = config.sandbox.ceiling().covers(asked);
-    within.map_err(|error| beyond(error.code(), error.to_string()))
+    let within = asked.within(&config.sandbox.ceiling());
+    let within = within.map_err(|error| beyond(error.code(), error.to_string()))?;
+    // Where no host is granted there is nothing to deny.
+    Ok(if asked.network.allowlist.is_empty() { asked.clone() } else { within })
 }
 
 /// What was granted once may be more than the operator lets be by now.
@@ -302,8 +312,6 @@ fn registered(
     let input = params.input.as_ref().map_or("null", |input| input.get());
     let input = RawJson::parse(input).map_err(|e| invalid(e.code(), format!("input: {e}")))?;
     tool.validate(caller, &input)?;
-    let within = tool.capabilities.covers(&params.capabilities);
-    within.map_err(|error| beyond(error.code(), error.to_string()))?;
     Ok(JobCode::Registered(tool))
 }
 

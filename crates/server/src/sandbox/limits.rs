@@ -95,3 +95,8 @@ pub(crate) const UPSTREAM_FILE_BYTES: u64 = 1 << 30;
 pub(crate) const UPSTREAM_OPEN_FILES: u64 = 1_024;
 /// Bytes that one execution's tools are told and give, all together: they are kept for a day.
 pub(crate) const SAID_BYTES_MAX: usize = 32 << 20;
+
+/// Components that came with requests and that no execution has, kept ready.
+pub(super) const INLINE_IDLE_MAX: usize = 64;
+/// Bytes of all of them.
+pub(super) const INLINE_IDLE_BYTES_MAX: usize = 8 << 20;

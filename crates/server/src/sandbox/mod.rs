@@ -19,7 +19,9 @@ mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
+use kernel::attestation::CodeKind;
 use kernel::ids::{TenantId, ToolId};
 use tokio_util::sync::CancellationToken;
 
@@ -104,6 +106,27 @@ fn runtimes(config: &Config) -> Option<PathBuf> {
 /// Whether calling the tool runs code in a sandbox.
 pub(crate) fn serves(shared: &Shared, tenant: &TenantId, tool: &ToolId) -> bool {
     is_code(tool) || shared.registry.tool(tenant, tool).is_some()
+}
+
+/// Has the interpreters ready before anybody waits for one: the first time, each is compiled, which
+/// takes a while. The server serves meanwhile.
+pub(crate) async fn prepare(shared: Arc<Shared>, stop: CancellationToken) {
+    if runtimes(&shared.config).is_none() {
+        return;
+    }
+    for (kind, language) in [(CodeKind::Python, "python"), (CodeKind::Javascript, "javascript")] {
+        let began = Instant::now();
+        let prepared = tokio::select! {
+            () = stop.cancelled() => return,
+            prepared = shared.sandbox.boxes.prepare(kind) => prepared,
+        };
+        let ms = began.elapsed().as_millis();
+        match prepared {
+            Ok(runtime) => tracing::info!(language, digest = %runtime.digest, ms, "ready to run"),
+            // Whoever runs code in it is told the same.
+            Err(error) => tracing::warn!(language, %error, "there is no interpreter"),
+        }
+    }
 }
 
 /// Interrupts what runs when the server stops: the next one repeats it.

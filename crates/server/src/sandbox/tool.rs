@@ -98,7 +98,8 @@ impl CodeTool {
         let params = params.to_value();
         let wall = params.pointer("/limits/wall_ms").and_then(Value::as_u64);
         let wall = match self.which {
-            Which::Execute => wall.unwrap_or(config.sandbox.wall_ms),
+            // More than there may be is refused.
+            Which::Execute => wall.unwrap_or(u64::MAX).min(config.sandbox.wall_ms),
             Which::Replay => config.sandbox.wall_ms,
         };
         attempt_ms(config, wall)
@@ -184,6 +185,8 @@ fn failures() -> Value {
         ("sandbox_type_unavailable", "there is no such sandbox here: nothing weaker is used"),
         ("capability_not_grantable", "the operator does not let this be granted"),
         ("limit_not_grantable", "more than the operator lets an execution use"),
+        ("source_too_long", "the source text is longer than code may be"),
+        ("attestation_level_unavailable", "so much is not attested of this type of sandbox"),
         ("runtime_missing", "there is no interpreter for this language"),
         ("too_many_sandboxes", "the tenant has as many live ones as it may: try later"),
         ("wall_time_exceeded", "it took longer than it was given: TIMEOUT"),

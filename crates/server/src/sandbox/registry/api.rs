@@ -28,6 +28,11 @@ use crate::paging;
 use crate::sandbox::limits;
 use crate::shared::{Caller, Shared};
 
+/// What idempotency keys are for.
+const REGISTER: &str = "tool_register";
+const GRANT: &str = "tool_grant";
+const REVOKE: &str = "tool_revoke";
+
 fn conflict(code: &str, message: String) -> Refused {
     Refused::new(Category::Conflict, code, message)
 }
@@ -94,6 +99,9 @@ pub(crate) async fn register(
     let checked = manifest::check(&given, shared.config.sandbox.wall_ms)?;
     let code = sent(wire)?;
     let id = checked.manifest.id.clone();
+    if shared.repeats(caller, REGISTER, body)? {
+        return show(shared, caller, &id);
+    }
     if shared.tools.get(&id).is_some() {
         return Err(conflict("tool_id_taken", format!("`{id}` is a tool of Tally's own")));
     }
@@ -107,14 +115,14 @@ pub(crate) async fn register(
     };
     match &known {
         Some(known) if is_same(&known.registration, &registration) => {
-            return show(shared, caller, &id);
+            return unchanged(shared, caller, REGISTER, body, &id).await;
         }
         Some(known) => may_follow(&known.registration, &registration)?,
         None => has_room(shared, caller)?,
     }
     let (component, binding) = (code.digest, bind(shared, caller, &code).await?);
     let batch = batch(caller, known.as_ref(), checked, code, registration, binding);
-    let made = shared.mutate(caller, "tool_register", body, id.as_str(), batch).await;
+    let made = shared.mutate(caller, REGISTER, body, id.as_str(), batch).await;
     let replaced = known.map(|known| known.registration.component);
     for component in replaced.into_iter().chain([component]) {
         ready::forget(shared, &caller.tenant, component);
@@ -160,7 +168,7 @@ fn has_room(shared: &Shared, caller: &Caller) -> Result<()> {
 /// Compiles a component; makes sure that source text has its interpreter.
 async fn bind(shared: &Shared, caller: &Caller, code: &Sent) -> Result<Binding> {
     if code.kind == CodeKind::Component {
-        let _turn = shared.registry.binding.lock().await;
+        let _turn = shared.registry.turn(&caller.tenant).await;
         let binding = ready::bind(shared, &caller.tenant, &code.bytes, None).await?;
         shared.registry.bound.lock().insert((caller.tenant.clone(), code.digest));
         return Ok(binding);
@@ -202,6 +210,9 @@ pub(crate) async fn grant(
     let body = Digest::of(&wire.encode_to_vec());
     let id = tool_id(&wire.tool_id)?;
     let known = shared.registry.state(&caller.tenant, &id).ok_or_else(absent)?;
+    if shared.repeats(caller, GRANT, body)? {
+        return show(shared, caller, &id);
+    }
     let component = digest_of("code_digest", &wire.code_digest)?;
     if component != known.registration.component {
         let message = format!("the code is {} by now: look at it", known.registration.component);
@@ -216,11 +227,12 @@ pub(crate) async fn grant(
     let same = known.grant.as_ref().is_some_and(|grant| {
         *grant.capabilities == capabilities && grant.limits == limits && grant.by == caller.id
     });
-    if !same {
-        let by = caller.id.clone();
-        let input = Input::Grant { component, capabilities, limits, by };
-        mutate(shared, caller, "tool_grant", body, &id, input).await?;
+    if same {
+        return unchanged(shared, caller, GRANT, body, &id).await;
     }
+    let by = caller.id.clone();
+    let input = Input::Grant { component, capabilities, limits, by };
+    mutate(shared, caller, GRANT, body, &id, input).await?;
     show(shared, caller, &id)
 }
 
@@ -279,9 +291,25 @@ pub(crate) async fn revoke(
     let body = Digest::of(&wire.encode_to_vec());
     let known = shared.registry.state(&caller.tenant, &id).ok_or_else(absent)?;
     let input = Input::Revoke { by: caller.id.clone() };
-    mutate(shared, caller, "tool_revoke", body, &id, input).await?;
+    mutate(shared, caller, REVOKE, body, &id, input).await?;
     ready::forget(shared, &caller.tenant, known.registration.component);
     show(shared, caller, &id)
+}
+
+/// The answer to what is so already. Its idempotency key is taken all the same: it stands for this
+/// request and no other.
+async fn unchanged(
+    shared: &Shared,
+    caller: &Caller,
+    endpoint: &str,
+    body: Digest,
+    id: &ToolId,
+) -> Result<ToolRegistration> {
+    if caller.idempotency_key.is_some() {
+        let nothing = Batch::new(caller.control_log(), Vec::new());
+        shared.mutate(caller, endpoint, body, id.as_str(), nothing).await?;
+    }
+    show(shared, caller, id)
 }
 
 async fn mutate(

@@ -114,8 +114,8 @@ pub(crate) struct Registry {
     entries: RwLock<HashMap<TenantId, BTreeMap<ToolId, Entry>>>,
     /// Code that this process has compiled or found compiled.
     bound: Mutex<HashSet<(TenantId, Digest)>>,
-    /// Held while code is compiled: it takes all cores there are.
-    binding: tokio::sync::Mutex<()>,
+    /// Held while code of the tenant is compiled.
+    binding: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Registry {
@@ -126,7 +126,7 @@ impl Registry {
             ceiling,
             entries: RwLock::default(),
             bound: Mutex::default(),
-            binding: tokio::sync::Mutex::default(),
+            binding: Mutex::default(),
         };
         registry.refill()?;
         Ok(registry)
@@ -143,6 +143,12 @@ impl Registry {
         let entries = self.entries.read();
         let of_tenant = entries.get(tenant).into_iter().flat_map(BTreeMap::values);
         of_tenant.filter_map(|entry| entry.made.as_ref()?.as_ref().ok().cloned()).collect()
+    }
+
+    /// Waits until no other code of the tenant is being compiled for the registry.
+    async fn turn(&self, tenant: &TenantId) -> tokio::sync::OwnedMutexGuard<()> {
+        let own = self.binding.lock().entry(tenant.clone()).or_default().clone();
+        own.lock_owned().await
     }
 
     /// Whether this process has seen to it that code of a registered tool is bound.

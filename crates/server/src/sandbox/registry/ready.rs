@@ -31,7 +31,7 @@ pub(crate) async fn ready(
     let key = (tenant.clone(), digest);
     let known = || shared.registry.bound.lock().contains(&key);
     if !known() {
-        let _turn = shared.registry.binding.lock().await;
+        let _turn = shared.registry.turn(tenant).await;
         if !known() {
             let bytes = code(shared, tenant, digest).await?;
             let binding = bind(shared, tenant, &bytes, Some(&tool.binding)).await?;

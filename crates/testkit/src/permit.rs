@@ -10,7 +10,8 @@ use kernel::risk::Risk;
 use kernel::values::{Digest, MicroUsd, Timestamp};
 
 /// A permit drawn at time 0 through the state machine, as the server draws it.
-pub(crate) fn permit(plan_digest: Digest) -> Permit {
+#[must_use]
+pub fn permit(plan_digest: Digest) -> Permit {
     let rule = MatchedRule {
         effect: Effect::Allow,
         rule: "R-ALL".to_owned(),
@@ -21,6 +22,7 @@ pub(crate) fn permit(plan_digest: Digest) -> Permit {
     let request = action::Request {
         tool: ToolId::new("core.fs_write").unwrap(),
         tool_digest: Digest::of(b"tool"),
+        execution: None,
         routed_from: None,
         environment: EnvironmentId::new("dev").unwrap(),
         actors: ActorChain::direct(PrincipalId::new("p_1").unwrap(), PrincipalKind::Agent),
@@ -32,7 +34,6 @@ pub(crate) fn permit(plan_digest: Digest) -> Permit {
         account: None,
         idempotent: true,
         timeout_ms: 1_000,
-        execution: None,
     };
     let asked = action::Input::Request {
         request: request.into(),
