@@ -4,7 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::{repo, runtimes};
 
-const NAMES: [&str; 7] = ["action", "ledger", "mcp", "policy", "sandbox", "store", "verify"];
+const NAMES: [&str; 8] =
+    ["action", "ledger", "mcp", "policy", "runs", "sandbox", "store", "verify"];
 
 pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
     if !NAMES.contains(&name) {

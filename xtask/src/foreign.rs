@@ -1,5 +1,6 @@
 //! Programs that are not ours, from PyPI and npm: verifiers that read our evidence, an OpenID
-//! Connect provider that people log in with, and MCP's conformance suite, servers and SDKs.
+//! Connect provider that people log in with, MCP's conformance suite, servers and SDKs, what
+//! providers of models publish for their clients, and a mail server.
 
 use std::fs;
 use std::path::PathBuf;
@@ -45,6 +46,15 @@ const MCP_NODE: [&str; 5] = [
 /// The Python SDK.
 const MCP_PYTHON_FOLDER: &str = "mcp-python-2.3.0";
 const MCP_PYTHON: [&str; 1] = ["mcp==2.3.0"];
+
+/// The SDKs of those whose models `llm.invoke` asks.
+const MODEL_NODE_FOLDER: &str = "model-node-openai-7.57.0-anthropic-1.12.0";
+const MODEL_NODE: [&str; 2] = ["openai@7.57.0", "@anthropic-ai/sdk@1.12.0"];
+const MODEL_PYTHON_FOLDER: &str = "model-python-openai-3.54.0-anthropic-2.12.0";
+const MODEL_PYTHON: [&str; 2] = ["openai==3.54.0", "anthropic==2.12.0"];
+/// A mail server.
+const SMTP_PYTHON_FOLDER: &str = "smtp-aiosmtpd-1.4.6";
+const SMTP_PYTHON: [&str; 3] = ["aiosmtpd==1.4.6", "atpublic==9.0.0", "attrs==26.1.0"];
 
 /// The file that says that a folder is complete.
 const COMPLETE: &str = "complete";
@@ -96,9 +106,23 @@ pub(crate) fn mcp() -> Result<[(&'static str, PathBuf); 2]> {
     ])
 }
 
+/// Installs the SDKs for models; the variables by which the tests find them.
+pub(crate) fn models() -> Result<[(&'static str, PathBuf); 2]> {
+    Ok([
+        ("TALLY_MODEL_PYTHON", python(MODEL_PYTHON_FOLDER, &MODEL_PYTHON)?),
+        ("TALLY_MODEL_NODE_MODULES", node_modules(MODEL_NODE_FOLDER, &MODEL_NODE)?),
+    ])
+}
+
+/// Installs the mail server; the variable by which the tests find it.
+pub(crate) fn smtp() -> Result<[(&'static str, PathBuf); 1]> {
+    Ok([("TALLY_SMTP_PYTHON", python(SMTP_PYTHON_FOLDER, &SMTP_PYTHON)?)])
+}
+
 /// `cargo xtask foreign`: installs them all and prints where they are, for a shell to read.
 pub(crate) fn run() -> Result<()> {
-    for (variable, path) in verifiers()?.into_iter().chain(mcp()?) {
+    let found = verifiers()?.into_iter().chain(mcp()?).chain(models()?).chain(smtp()?);
+    for (variable, path) in found {
         println!("export {variable}={}", path.display());
     }
     for (variable, path) in crate::runtimes::variables()? {

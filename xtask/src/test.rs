@@ -62,6 +62,14 @@ pub(crate) fn run(options: Options) -> Result<()> {
             found.extend(foreign::mcp()?);
             Ok(())
         });
+        report.check("foreign models", || {
+            found.extend(foreign::models()?);
+            Ok(())
+        });
+        report.check("foreign mail server", || {
+            found.extend(foreign::smtp()?);
+            Ok(())
+        });
         report.check("sandbox runtimes", || {
             found.extend(runtimes::variables()?);
             Ok(())

@@ -11,6 +11,7 @@ mod metrics;
 mod pace;
 mod policy;
 mod report;
+mod runs;
 mod sandbox;
 mod server;
 mod stats;
@@ -52,6 +53,8 @@ enum Name {
     Mcp,
     /// Decisions against bare evaluations.
     Policy,
+    /// Runs of three steps on both engines, and simulations.
+    Runs,
     /// Sandboxes against a bare host of WebAssembly.
     Sandbox,
     /// Commits to the ledger on each engine against bare rows.
@@ -87,6 +90,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Name::Ledger => ledger::run(&dir)?,
         Name::Mcp => mcp::run(&dir)?,
         Name::Policy => policy::run()?,
+        Name::Runs => runs::run(&dir)?,
         Name::Sandbox => sandbox::run(&dir)?,
         Name::Store => store::run(&dir)?,
         Name::Verify => verify::run(&dir)?,

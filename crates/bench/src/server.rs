@@ -43,6 +43,15 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
+/// Makes the tables of a database.
+pub(crate) fn migrate(program: &Path, url: &str) -> anyhow::Result<()> {
+    let status = Command::new(program).args(["migrate", "--database", url]).status()?;
+    if !status.success() {
+        bail!("`tally migrate` has failed");
+    }
+    Ok(())
+}
+
 #[derive(Deserialize)]
 struct Owner {
     key: String,
@@ -67,6 +76,8 @@ pub(crate) struct Setup {
     pub(crate) price: Option<i64>,
     /// Where a server of MCP is, and its name.
     pub(crate) upstream: Option<(&'static str, SocketAddr)>,
+    /// The URL of its database, where its logs are in one.
+    pub(crate) database: Option<String>,
 }
 
 impl Setup {
@@ -104,6 +115,7 @@ impl Server {
             "grants": {"fs_read": [files]},
             "prices": prices,
             "mcp": setup.mcp(),
+            "database": setup.database,
         });
         let config_file = dir.join("tally.yaml");
         std::fs::write(&config_file, config.to_string())?;
@@ -176,7 +188,7 @@ async fn open_account(client: &Client, account_id: &str) -> anyhow::Result<()> {
     let account_id = account_id.to_owned();
     let request = CreateAccountRequest { account_id: account_id.clone(), ..Default::default() };
     client.create_account(&request, None).await?;
-    let request = FundAccountRequest { account_id, amount_micro_usd: FUNDS_MICRO_USD };
+    let request = FundAccountRequest { account_id, amount_micro_usd: FUNDS_MICRO_USD, units: None };
     client.fund_account(&request, None).await?;
     Ok(())
 }

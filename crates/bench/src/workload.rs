@@ -122,6 +122,8 @@ fn submission(number: u64, epoch: u64) -> anyhow::Result<Submission> {
         tool: ToolId::new("core.fs_read")?,
         tool_digest: Digest::of(b"tool"),
         execution: None,
+        step: None,
+        max_attempts: None,
         routed_from: None,
         environment: EnvironmentId::new("dev")?,
         actors: ActorChain::direct(PrincipalId::new("p_7")?, PrincipalKind::Agent),

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    accounts, actions, approvals, attest, evidence, identity, init, ledger, login, mcp, me,
-    migrate, policy, receipts, runtime, sandbox, secret, serve, token, tools, verify, version,
-    witness,
+    accounts, actions, agents, approvals, attest, cost, dev, evidence, identity, init, ledger,
+    login, mcp, me, migrate, policy, receipts, run, runtime, sandbox, secret, serve, token, tools,
+    verify, version, witness,
 };
 use crate::context::Context;
 use crate::demo;
@@ -95,6 +95,9 @@ pub(crate) enum Command {
     /// Manage service accounts.
     #[command(subcommand)]
     ServiceAccount(token::ServiceAccount),
+    /// Run plans step by step; follow, steer and compare runs.
+    #[command(subcommand, visible_alias = "runs")]
+    Run(Box<run::Run>),
     /// Ask what a plan would come to before it runs.
     #[command(subcommand)]
     Runtime(runtime::Runtime),
@@ -109,15 +112,27 @@ pub(crate) enum Command {
     Attest(attest::Attest),
     /// Put Tally in front of an MCP server: `tally mcp -- COMMAND`; manage those behind it.
     Mcp(Box<mcp::Mcp>),
+    /// Manage agents; as an agent, say that you are there.
+    #[command(subcommand)]
+    Agent(agents::Agent),
+    /// See what failed and what helped, and what may be done about a failure.
+    #[command(subcommand)]
+    Recovery(agents::Recovery),
     /// Manage the accounts that actions spend from.
     #[command(subcommand)]
     Account(accounts::Account),
+    /// See what actions cost and used.
+    #[command(subcommand)]
+    Cost(cost::Cost),
     /// Keep the secrets that upstreams are shown. No value ever comes out again.
     #[command(subcommand)]
     Secret(secret::Secret),
     /// Cosign the checkpoints of logs on other servers, and raise an alarm where one is rewritten.
     #[command(subcommand)]
     Witness(witness::Witness),
+    /// Tools for building and testing on Tally.
+    #[command(subcommand)]
+    Dev(dev::Dev),
     /// Print the version of this program and, where one is named, of the server.
     Version,
 }
@@ -152,14 +167,19 @@ impl Command {
             Self::Token(command) => command.run(context).await,
             Self::Sessions(command) => command.run(context).await,
             Self::ServiceAccount(command) => command.run(context).await,
+            Self::Run(command) => command.run(context).await,
             Self::Runtime(command) => command.run(context).await,
             Self::Tool(command) => command.run(context).await,
             Self::Sandbox(command) => command.run(context).await,
             Self::Attest(command) => command.run(context).await,
             Self::Mcp(command) => command.run(context).await,
+            Self::Agent(command) => command.run(context).await,
+            Self::Recovery(command) => command.run(context).await,
             Self::Account(command) => command.run(context).await,
+            Self::Cost(command) => command.run(context).await,
             Self::Secret(command) => command.run(context).await,
             Self::Witness(command) => command.run(context).await,
+            Self::Dev(command) => command.run().await,
             Self::Version => version::run(context).await,
         }
     }

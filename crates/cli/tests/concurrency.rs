@@ -143,7 +143,11 @@ async fn an_idempotency_key_is_one_principals_for_one_endpoint_and_one_body() {
     assert_ne!(others.action_id, first.action_id);
     let owned = server.owner.submit_action(&call, Some("k")).await.unwrap();
     assert_ne!(owned.action_id, first.action_id);
-    let account = CreateAccountRequest { account_id: "ops".to_owned(), name: String::new() };
+    let account = CreateAccountRequest {
+        account_id: "ops".to_owned(),
+        name: String::new(),
+        ..Default::default()
+    };
     let made = server.owner.create_account(&account, Some("k")).await.unwrap();
     assert_eq!(made.account_id, "ops", "a key of one endpoint is free for another");
     let again = server.owner.create_account(&account, Some("k")).await.unwrap();
@@ -285,7 +289,8 @@ async fn what_may_be_repeated_is_repeated_until_it_succeeds() {
     assert_eq!(action.attempt, 1);
     let action = agent.submit_action(&target.call("GET", "/broken/1"), None).await.unwrap();
     assert_failed(&action, State::Failed, "upstream_error");
-    assert_eq!(action.attempt, kernel::limits::ATTEMPTS_MAX);
+    let rule = kernel::retry::rule(kernel::failure::Category::Upstream);
+    assert_eq!(action.attempt, rule.attempts);
     let verify = VerifyLedgerRequest { workspace: WORKSPACE.to_owned() };
     let verified = server.owner.verify_ledger(&verify).await.unwrap();
     assert!(verified.valid, "{verified:?}");

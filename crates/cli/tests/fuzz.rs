@@ -205,6 +205,7 @@ impl World {
             "ListKeys" => format!("principal_id={}&page_size=1", self.principal),
             "GetInclusionProof" => "index=0&size=1".to_owned(),
             "GetConsistencyProof" => "old=0&new=1".to_owned(),
+            "ListSkills" => String::new(),
             rpc if rpc.starts_with("List") => "page_size=1&page_token=x".to_owned(),
             _ => String::new(),
         }
@@ -220,6 +221,8 @@ impl World {
             "policy_id" => self.policy.clone(),
             "receipt_id" => "main.0".to_owned(),
             "tool_id" => "core.fs_read".to_owned(),
+            "skill_id" => "fs_read".to_owned(),
+            "resource_id" => self.account.clone(),
             "path" => "0/000.p/1".to_owned(),
             _ => "main".to_owned(),
         }

@@ -298,6 +298,8 @@ async fn mutations(
     let b = made(wire, owner, "viewer", 0).await;
     let account = json!({"account_id": "till"});
     wire.ask_as(owner, "POST", "/v1/accounts").json(&account).send().await.good();
+    let team = json!({"account_id": "team", "parent_account_id": "till"});
+    wire.ask_as(owner, "POST", "/v1/accounts").json(&team).send().await.good();
     let first = server.publish(&allow_all()).await.policy_id;
     let second = server.publish(&policy::baseline().unwrap()).await.policy_id;
     let bundle = serde_json::to_value(proto::policies::CreatePolicyDraftRequest {
@@ -311,9 +313,18 @@ async fn mutations(
     let key = wire.ask_as(owner, "POST", "/v1/me/signing-keys").json(&key).send().await.good();
     let key_id = key["key_id"].as_str().unwrap();
     let transport = json!({"type": "http", "url": upstream, "private": true});
+    let agent = json!({"name": "an agent"});
+    let agent = wire.ask_as(owner, "POST", "/v1/agents").json(&agent).send().await.good();
+    let agent = agent["agent_id"].as_str().unwrap();
     vec![
+        ("/v1/agents".to_owned(), json!({"name": "another"})),
+        (format!("/v1/agents/{agent}/roles"), json!({"roles": ["auditor"]})),
+        (format!("/v1/agents/{agent}/disable"), json!({})),
         ("/v1/accounts".to_owned(), json!({"name": "an account"})),
         ("/v1/accounts/till/fund".to_owned(), json!({"amount_micro_usd": 7})),
+        ("/v1/accounts/team/allot".to_owned(), json!({"amount_micro_usd": 3})),
+        ("/v1/accounts/team/give-back".to_owned(), json!({})),
+        ("/v1/accounts/till/alerts".to_owned(), json!({"alert_at_percent": [50]})),
         ("/v1/tenants".to_owned(), json!({"tenant": "acme"})),
         (
             "/v1/tenants/main/workspaces".to_owned(),
@@ -385,9 +396,11 @@ async fn a_mutation_happens_once_for_its_key() {
     let mutations = mutations(&server, &wire, &owner, &upstream.url).await;
     // Sessions begin with a login, and releases with a tool that changed: both are elsewhere. To
     // ask an MCP server, and to let go of it, is the same however often it is done.
+    // An account is thawed once it is frozen, and that takes an overrun.
     // Tools that are given as code need code that is compiled: they are elsewhere as well.
     let elsewhere = [
         "RevokeSession",
+        "ThawAccount",
         "ReleaseUpstreamTool",
         "RefreshUpstream",
         "DisconnectUpstream",

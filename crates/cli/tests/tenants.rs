@@ -147,7 +147,7 @@ impl Things {
             "action_id" => self.action_id.clone(),
             "approval_id" => self.approval_id.clone(),
             "receipt_id" => self.receipt_id.clone(),
-            "account_id" => self.account_id.clone(),
+            "account_id" | "resource_id" => self.account_id.clone(),
             "principal_id" => self.principal_id.clone(),
             "key_id" => self.key_id.clone(),
             "session_id" => "ses_absent".to_owned(),
@@ -177,7 +177,7 @@ impl Things {
         match rpc {
             "DecideApproval" => json!({"decision": "approve", "plan_digest": self.plan_digest}),
             "ReconcileAction" => json!({"outcome": "failed"}),
-            "FundAccount" => json!({"amount_micro_usd": 1}),
+            "FundAccount" | "AllotAccount" => json!({"amount_micro_usd": 1}),
             "UpdatePrincipal" => json!({"roles": ["viewer"]}),
             "CreateWorkspace" => json!({"workspace": "mine", "environments": ["dev"]}),
             _ => json!({}),

@@ -6,12 +6,16 @@ use std::path::{Component, Path, PathBuf};
 
 use url::Host;
 
+use crate::webhook::Receiver;
+
 /// Why a grant is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A host that is none.
-    #[error("grants.http: host `{host}` {reason}")]
+    /// A host that is none, or a secret's name that is none.
+    #[error("grants.{list}: host `{host}` {reason}")]
     Host {
+        /// `http` or `webhook`.
+        list: &'static str,
         /// As given.
         host: String,
         /// What is wrong and what to write instead.
@@ -35,6 +39,9 @@ pub enum Error {
 pub struct Grants {
     /// Hosts that `core.http_call` may call.
     pub http: Vec<HttpGrant>,
+    /// Receivers that `webhook.send` may send to, each with the secret that signs for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub webhook: Vec<WebhookGrant>,
     /// Folders that `core.fs_read` may read below; absolute.
     pub fs_read: Vec<PathBuf>,
     /// Folders that `core.fs_write` may write below; absolute.
@@ -56,6 +63,23 @@ pub struct HttpGrant {
     pub private: bool,
 }
 
+/// Leave to send webhooks to a host. The operator names the secret: an agent that could choose it
+/// could have anything signed for another receiver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookGrant {
+    /// As [`HttpGrant::host`].
+    pub host: String,
+    /// As [`HttpGrant::port`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// As [`HttpGrant::private`].
+    #[serde(default)]
+    pub private: bool,
+    /// The name of the tenant's secret that signs: `whsec_` and base64.
+    pub secret: String,
+}
+
 #[derive(Clone, Debug)]
 enum Pattern {
     Any,
@@ -75,13 +99,27 @@ pub(crate) struct Rule {
 impl Grants {
     /// The HTTP grants, checked.
     pub(crate) fn http_rules(&self) -> Result<Vec<Rule>, Error> {
-        self.http.iter().map(Rule::new).collect()
+        self.http.iter().map(|grant| Rule::new("http", grant)).collect()
+    }
+
+    /// The receivers of webhooks, checked.
+    pub(crate) fn receivers(&self) -> Result<Vec<Receiver>, Error> {
+        let receiver = |grant: &WebhookGrant| {
+            let WebhookGrant { host, port, private, secret } = grant.clone();
+            if !kernel::secret::is_name(&secret) {
+                let reason = "needs the name of a secret";
+                return Err(Error::Host { list: "webhook", host, reason });
+            }
+            let rule = Rule::new("webhook", &HttpGrant { host, port, private })?;
+            Ok(Receiver { rule, secret })
+        };
+        self.webhook.iter().map(receiver).collect()
     }
 }
 
 impl Rule {
-    fn new(grant: &HttpGrant) -> Result<Self, Error> {
-        let error = |reason| Error::Host { host: grant.host.clone(), reason };
+    pub(crate) fn new(list: &'static str, grant: &HttpGrant) -> Result<Self, Error> {
+        let error = |reason| Error::Host { list, host: grant.host.clone(), reason };
         let pattern = match grant.host.strip_prefix('*') {
             Some("") => Pattern::Any,
             Some(suffix) if suffix.starts_with('.') => {
@@ -104,6 +142,11 @@ impl Rule {
         Ok(Self { pattern, port: grant.port, private: grant.private })
     }
 
+    /// Whether this names `host` in full.
+    pub(crate) fn names(&self, host: &Host) -> bool {
+        matches!(&self.pattern, Pattern::Exact(own) if own == host)
+    }
+
     /// Whether this grants `host` at `port`, where `default_port` is the scheme's.
     pub(crate) fn covers(&self, host: &Host, port: u16, default_port: u16) -> bool {
         self.port.unwrap_or(default_port) == port
@@ -119,7 +162,7 @@ impl Rule {
 }
 
 /// A host as `url` normalises it; an IPv6 address with or without brackets.
-fn parse_host(text: &str) -> Option<Host> {
+pub(crate) fn parse_host(text: &str) -> Option<Host> {
     if let Ok(ip) = text.parse::<Ipv6Addr>() {
         return Some(Host::Ipv6(ip));
     }
@@ -165,7 +208,7 @@ mod tests {
     use url::Host;
 
     fn rule(host: &str, port: Option<u16>, private: bool) -> Result<Rule, super::Error> {
-        Rule::new(&HttpGrant { host: host.to_owned(), port, private })
+        Rule::new("http", &HttpGrant { host: host.to_owned(), port, private })
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 pub mod address;
 pub mod egress;
+pub mod email;
 pub mod grants;
+pub mod kv;
 pub mod limits;
+pub mod llm;
 pub mod mcp;
 pub mod schema;
 pub mod tools;
@@ -15,11 +18,14 @@ mod manifests;
 #[cfg(test)]
 mod tests;
 mod text;
+mod webhook;
 
 pub use address::{Resolver, SystemResolver};
 pub use egress::{EgressBody, EgressError, GuardedEgress};
-pub use grants::{Grants, HttpGrant};
+pub use email::EmailConfig;
+pub use grants::{Grants, HttpGrant, WebhookGrant};
+pub use kv::KeyValues;
 pub use tools::{
-    Call, EffectChange, EffectCheck, Error, Executed, Meta, Outcome, RegisteredTool, Tools,
-    ToolsConfig,
+    Call, Charged, EffectChange, EffectCheck, Error, Executed, Meta, Outcome, RegisteredTool,
+    Tools, ToolsConfig,
 };

@@ -65,6 +65,77 @@ pub const SCHEMA_WORK_MAX: u64 = 5_000_000;
 /// Bytes of such a pattern once it is compiled.
 pub const PATTERN_BYTES_MAX: usize = 1 << 20;
 
+/// Providers of models.
+pub const LLM_PROVIDERS_MAX: usize = 64;
+/// Models of one provider.
+pub const LLM_MODELS_MAX: usize = 256;
+/// Bytes of the name of a model.
+pub const LLM_MODEL_NAME_BYTES_MAX: usize = 256;
+/// Micro-USD that a million tokens may cost.
+pub const LLM_PRICE_MAX: i64 = 1_000_000_000_000;
+/// Tokens of a model's context, and of an answer.
+pub const LLM_TOKENS_MAX: u64 = 1_000_000_000;
+/// Tokens that a provider may say were used in one request; what it says beyond is taken as this.
+pub const LLM_TOKENS_REPORTED_MAX: u64 = 1_000_000_000_000;
+/// Tokens of an answer where neither the call nor the model's settings say.
+pub const LLM_MAX_TOKENS: u64 = 4_096;
+/// Messages of one conversation.
+pub const LLM_MESSAGES_MAX: usize = 1_024;
+/// Bytes that one token stands for at most: the longest of the published vocabularies are runs of
+/// 128 spaces.
+pub const LLM_TOKEN_BYTES_MAX: usize = 128;
+/// Tokens that a provider may add to a request itself: how it marks the messages, and what it
+/// tells the model of a schema.
+pub const LLM_OVERHEAD_TOKENS: u64 = 1_024;
+/// How often a model is shown its error unless a call says otherwise.
+pub const LLM_REPAIRS: u32 = 2;
+/// How often it may be shown.
+pub const LLM_REPAIRS_MAX: u32 = 5;
+/// Bytes of what a model is told is wrong with its answer.
+pub const LLM_REPAIR_BYTES_MAX: usize = 1_024;
+/// Tokens of that, with the words around it.
+pub const LLM_REPAIR_TOKENS: u64 = 2_048;
+/// Bytes of a provider's answer, or of all events of its stream.
+pub const LLM_ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Bytes of one event of a stream.
+pub const LLM_EVENT_BYTES_MAX: usize = 2 << 20;
+/// Bytes of a result: an answer and the JSON that was read from it.
+pub const LLM_RESULT_BYTES_MAX: usize = 2 << 20;
+/// How long an answer may take to begin, in milliseconds, unless the operator says otherwise: a
+/// model that thinks says nothing meanwhile.
+pub const LLM_FIRST_BYTE_MS: u64 = 120_000;
+/// How long an answer may pause, in milliseconds, unless the operator says otherwise.
+pub const LLM_IDLE_MS: u64 = 60_000;
+/// How long one call may take, in milliseconds, unless the operator says otherwise.
+pub const LLM_TOTAL_MS: u64 = 600_000;
+/// How long one call may take, in milliseconds.
+pub const LLM_TOTAL_MS_MAX: u64 = 3_600_000;
+
+/// Bytes of a webhook's body.
+pub const WEBHOOK_BYTES_MAX: usize = 512 << 10;
+/// Bytes of the answer to a webhook that are read.
+pub const WEBHOOK_ANSWER_BYTES_MAX: usize = 4 << 10;
+
+/// How long one attempt at sending an e-mail may take.
+pub const EMAIL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Recipients of one e-mail, copies included.
+pub const RECIPIENTS_MAX: usize = 50;
+/// Bytes of an address with its name.
+pub const MAILBOX_BYTES_MAX: usize = 320;
+/// Bytes of a subject.
+pub const SUBJECT_BYTES_MAX: usize = 512;
+/// Bytes of the texts of one e-mail together.
+pub const EMAIL_BYTES_MAX: usize = 512 << 10;
+/// Addresses that mail may be from.
+pub const SENDERS_MAX: usize = 256;
+
+/// Bytes of a key of the key-value store.
+pub const KV_KEY_BYTES_MAX: usize = 256;
+/// Bytes of a value of the key-value store, written as JSON.
+pub const KV_VALUE_BYTES_MAX: usize = 256 << 10;
+/// How long one call on the key-value store may take.
+pub const KV_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Bytes of an MCP upstream's name.
 pub const MCP_NAME_BYTES_MAX: usize = 32;
 /// Bytes of the name of a secret.

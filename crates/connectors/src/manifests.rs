@@ -1,42 +1,88 @@
 //! The manifests of the built-in tools. Their digests are part of plans: any change here is seen.
 
+mod failures;
+mod kv;
+mod messages;
+
 use std::time::Duration;
 
-use kernel::tool::Manifest;
+use kernel::failure::Category::{
+    Conflict, Internal, Network, NotFound, Permanent, Permission, RateLimited, Sandbox, Timeout,
+    Upstream, Validation,
+};
+use kernel::tool::{FailureMode, Manifest};
 use serde_json::{Value, json};
 
 use crate::limits;
+use crate::llm::{self, ModelsConfig};
+use failures::mode;
+pub(crate) use failures::{CHANGE, failures};
 
 /// The built-in tools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Builtin {
+    EmailSend,
     FsRead,
     FsWrite,
     HttpCall,
     JsonTransform,
+    KvDelete,
+    KvGet,
+    KvSet,
+    LlmInvoke,
+    Wait,
+    WebhookSend,
 }
 
 impl Builtin {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::FsRead, Self::FsWrite, Self::HttpCall, Self::JsonTransform];
+    pub(crate) const ALL: [Self; 11] = [
+        Self::EmailSend,
+        Self::FsRead,
+        Self::FsWrite,
+        Self::HttpCall,
+        Self::JsonTransform,
+        Self::KvDelete,
+        Self::KvGet,
+        Self::KvSet,
+        Self::LlmInvoke,
+        Self::Wait,
+        Self::WebhookSend,
+    ];
 
     pub(crate) fn id(self) -> &'static str {
         match self {
+            Self::EmailSend => "email.send",
             Self::FsRead => "core.fs_read",
             Self::FsWrite => "core.fs_write",
             Self::HttpCall => "core.http_call",
             Self::JsonTransform => "core.json_transform",
+            Self::KvDelete => "kv.delete",
+            Self::KvGet => "kv.get",
+            Self::KvSet => "kv.set",
+            Self::LlmInvoke => "llm.invoke",
+            Self::Wait => kernel::run::TIMER,
+            Self::WebhookSend => "webhook.send",
         }
     }
 }
 
 /// The manifest of `tool`, free of charge.
-pub(crate) fn manifest(tool: Builtin) -> Result<Manifest, serde_json::Error> {
+pub(crate) fn manifest(
+    tool: Builtin,
+    models: &ModelsConfig,
+) -> Result<Manifest, serde_json::Error> {
     let own = match tool {
+        Builtin::EmailSend => messages::email_send(),
         Builtin::FsRead => fs_read(),
         Builtin::FsWrite => fs_write(),
         Builtin::HttpCall => http_call(),
         Builtin::JsonTransform => json_transform(),
+        Builtin::KvDelete => kv::delete(),
+        Builtin::KvGet => kv::get(),
+        Builtin::KvSet => kv::set(),
+        Builtin::LlmInvoke => llm::manifest(models),
+        Builtin::Wait => wait(),
+        Builtin::WebhookSend => messages::webhook_send(),
     };
     let mut whole = json!({
         "id": tool.id(),
@@ -51,25 +97,13 @@ pub(crate) fn manifest(tool: Builtin) -> Result<Manifest, serde_json::Error> {
     serde_json::from_value(whole)
 }
 
-fn object(required: &[&str], properties: &Value) -> Value {
+pub(crate) fn object(required: &[&str], properties: &Value) -> Value {
     json!({
         "type": "object",
         "additionalProperties": false,
         "required": required,
         "properties": properties,
     })
-}
-
-fn failures(own: &[(&str, &str)]) -> Value {
-    let common = [
-        ("params_invalid", "the parameters break the input schema: change what is named"),
-        ("permit_expired", "the effect began too late: submit again"),
-        ("permit_other_plan", "the permit is for another plan: submit again"),
-        ("result_invalid", "the result is not JSON that Tally accepts, such as nested too deep"),
-        ("timeout", "it took too long: ask for less, or try again"),
-    ];
-    let mode = |(code, meaning): &(&str, &str)| json!({"code": code, "meaning": meaning});
-    common.iter().chain(own).map(mode).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -105,24 +139,48 @@ fn http_call() -> Value {
             "body_base64": {"type": "string"},
             "truncated": {"type": "boolean"},
         })),
-        "failure_modes": failures(&[
-            ("url_invalid", "the URL is malformed, too long, or not http or https"),
-            ("url_credentials", "the URL carries a user or password: use a header"),
-            ("header_refused", "a header is malformed or set by Tally itself"),
-            ("body_refused", "this method takes no body, or both body and json are given"),
-            ("host_not_granted", "no grant covers this host and port: ask for one"),
-            ("address_not_granted", "the host's address is private: ask for a private grant"),
-            ("dns_failed", "the host's name has no address"),
-            ("connect_failed", "no connection, so nothing was sent"),
-            ("tls_failed", "no trusted TLS connection, so nothing was sent"),
-            ("connection_lost", "the connection broke after the request was sent"),
-            ("redirect_refused", "the redirect leads where this call may not go"),
-            ("too_many_redirects", "the redirects did not end"),
-            ("rate_limited", "the host answered 429: wait as long as it says"),
-            ("upstream_error", "the host answered with a status of 500 or above"),
-            ("answer_invalid", "the host's answer is not HTTP that Tally accepts"),
-        ]),
+        "failure_modes": failures(http_failures()),
     })
+}
+
+/// How a call of an HTTP host fails.
+fn http_failures() -> Vec<FailureMode> {
+    let grant = "ask the operator for a grant, or call another host";
+    let again = "try again";
+    let reconcile = "find out whether the host acted, then reconcile the action";
+    vec![
+        mode("url_invalid", Validation, "the URL is malformed, too long, or no http(s)", CHANGE),
+        mode("url_credentials", Validation, "the URL carries a user or password", "use a header"),
+        mode("header_refused", Validation, "a header is malformed or set by Tally itself", CHANGE),
+        mode(
+            "body_refused",
+            Validation,
+            "this method takes no body, or both body and json are given",
+            CHANGE,
+        ),
+        mode("host_not_granted", Permission, "no grant covers this host and port", grant),
+        mode("address_not_granted", Permission, "the host's address is private", grant),
+        mode("dns_failed", Network, "the host's name has no address", "check the name"),
+        mode("connect_failed", Network, "no connection, so nothing was sent", again),
+        mode("tls_failed", Network, "no trusted TLS connection, so nothing was sent", again),
+        mode(
+            "connection_lost",
+            Network,
+            "the connection broke after the request was sent",
+            reconcile,
+        ),
+        mode("redirect_refused", Permanent, "the redirect leads where this may not go", CHANGE),
+        mode("too_many_redirects", Permanent, "the redirects did not end", "call the last URL"),
+        mode("rate_limited", RateLimited, "the host answered 429", "wait as long as it says"),
+        mode("upstream_error", Upstream, "the host answered with a status of 500 or above", again),
+        mode(
+            "answer_invalid",
+            Upstream,
+            "the host's answer is not HTTP that Tally accepts",
+            reconcile,
+        )
+        .retryable(false),
+    ]
 }
 
 fn http_input() -> Value {
@@ -158,6 +216,36 @@ fn http_input() -> Value {
     )
 }
 
+fn wait() -> Value {
+    json!({
+        "description": "Has a run wait: for so many seconds, or until a time. The run is kept \
+            meanwhile, whatever happens to the server.",
+        "labels": ["pure"],
+        "idempotent": true,
+        "capabilities": [],
+        "timeout_ms": 1_000,
+        "input_schema": {
+            "type": "object",
+            "additionalProperties": false,
+            "minProperties": 1,
+            "maxProperties": 1,
+            "properties": {
+                "seconds": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "maximum": kernel::limits::RUN_WAIT_MICROS_MAX / 1_000_000,
+                },
+                "until_us": {
+                    "type": "integer",
+                    "description": "Microseconds since 1970-01-01T00:00:00Z.",
+                },
+            },
+        },
+        "output_schema": object(&["ended"], &json!({"ended": {"type": "boolean"}})),
+        "failure_modes": failures(Vec::new()),
+    })
+}
+
 fn file_properties(own: Value) -> Value {
     let mut properties = json!({
         "path": {
@@ -174,16 +262,33 @@ fn file_properties(own: Value) -> Value {
     properties
 }
 
-fn file_failures(own: &[(&str, &str)]) -> Value {
-    let common = [
-        ("path_invalid", "the path must be absolute and free of `..` and NUL"),
-        ("path_not_granted", "no granted folder holds this path, links followed: ask for a grant"),
-        ("path_not_found", "no such file, or no such folder to hold it"),
-        ("not_a_file", "the path is a folder, device, pipe or socket"),
-        ("permission_denied", "the operating system refuses Tally this file"),
-        ("io_error", "the operating system reports an error"),
+fn file_failures(own: Vec<FailureMode>) -> Vec<FailureMode> {
+    let grant = "ask the operator for a grant of the folder";
+    let mut all = vec![
+        mode("path_invalid", Validation, "the path is relative, or has `..` or NUL in it", CHANGE),
+        mode(
+            "path_not_granted",
+            Permission,
+            "no granted folder holds this path, links followed",
+            grant,
+        ),
+        mode("path_not_found", NotFound, "no such file, or no such folder to hold it", CHANGE),
+        mode("not_a_file", Validation, "the path is a folder, device, pipe or socket", CHANGE),
+        mode(
+            "permission_denied",
+            Permission,
+            "the operating system refuses Tally this file",
+            "have the operator look at the file's owner and mode",
+        ),
+        mode(
+            "io_error",
+            Permanent,
+            "the operating system reports an error, such as a full disk",
+            "have the operator look at the disk",
+        ),
     ];
-    failures(&[&common, own].concat())
+    all.extend(own);
+    failures(all)
 }
 
 fn fs_read() -> Value {
@@ -206,9 +311,12 @@ fn fs_read() -> Value {
             "bytes": {"type": "integer", "minimum": 0},
             "truncated": {"type": "boolean"},
         })),
-        "failure_modes": file_failures(&[
-            ("not_utf8", "the file is not UTF-8 text: read it with encoding base64"),
-        ]),
+        "failure_modes": file_failures(vec![mode(
+            "not_utf8",
+            Validation,
+            "the file is not UTF-8 text",
+            "read it with encoding base64",
+        )]),
     })
 }
 
@@ -237,10 +345,20 @@ fn fs_write() -> Value {
         "output_schema": object(&["bytes"], &json!({
             "bytes": {"type": "integer", "minimum": 0},
         })),
-        "failure_modes": file_failures(&[
-            ("content_invalid", "the content is not base64 as encoding says"),
-            ("file_exists", "mode is create_new and the path is taken"),
-            ("write_interrupted", "an append stopped part way: look at the file"),
+        "failure_modes": file_failures(vec![
+            mode("content_invalid", Validation, "the content is no base64", CHANGE),
+            mode(
+                "file_exists",
+                Conflict,
+                "mode is create_new and the path is taken",
+                "take another path, or mode overwrite",
+            ),
+            mode(
+                "write_interrupted",
+                Permanent,
+                "an append stopped part way",
+                "look at the file, then reconcile the action",
+            ),
         ]),
     })
 }
@@ -259,11 +377,18 @@ fn json_transform() -> Value {
         "output_schema": object(&["output"], &json!({
             "output": {"type": "array", "maxItems": limits::TRANSFORM_OUTPUTS_MAX},
         })),
-        "failure_modes": failures(&[
-            ("filter_invalid", "the filter is not jq, or uses what is not offered here"),
-            ("filter_failed", "the filter ended with an error on this input"),
-            ("filter_limit", "the filter took too much memory or put out too much"),
-            ("worker_failed", "the jq worker could not be started or broke"),
+        "failure_modes": failures(vec![
+            mode("filter_invalid", Validation, "no jq, or not what is offered here", CHANGE),
+            mode("filter_failed", Validation, "the filter broke on this input", CHANGE),
+            mode(
+                "filter_limit",
+                Sandbox,
+                "the filter took too much memory or put out too much",
+                "give it less to do",
+            ),
+            mode("worker_failed", Internal, "the jq worker did not start, or broke", "try again"),
+            mode("timeout", Timeout, "the filter took too long", "give it less to do")
+                .retryable(false),
         ]),
     })
 }

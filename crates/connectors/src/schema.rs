@@ -41,15 +41,20 @@ impl Validator {
 
     /// Checks `value`; the failure names the JSON pointer of each violation.
     pub fn check(&self, value: &Value) -> Result<(), Failure> {
+        self.check_at("/params", value)
+    }
+
+    /// The same for a value that is found at `root`.
+    pub fn check_at(&self, root: &str, value: &Value) -> Result<(), Failure> {
         if self.growth.as_ref().is_some_and(|growth| !growth.bears(value)) {
-            let message = "the parameters are too large or nested too deep for the tool's schema";
+            let message = format!("`{root}` is too large or nested too deep for its schema");
             return Err(Failure::new(Category::Validation, "params_invalid", message));
         }
         let mut causes = Vec::new();
         let mut more = 0;
         for error in self.compiled.iter_errors(value) {
             if causes.len() < NAMED_MAX {
-                causes.push(format!("`/params{}`: {}", error.instance_path(), error.masked()));
+                causes.push(format!("`{root}{}`: {}", error.instance_path(), error.masked()));
             } else {
                 more += 1;
             }

@@ -8,17 +8,22 @@ use kernel::failure::{Category, Failure};
 use kernel::ids::ToolId;
 use kernel::json::RawJson;
 use kernel::permit::{Invalid, Permit};
-use kernel::tool::Manifest;
+use kernel::tool::{CallFacts, Manifest};
 use kernel::units::Units;
 use kernel::values::{Digest, MicroUsd, Timestamp};
 
 use crate::address::{Resolver, SystemResolver};
+use crate::email::{self, Email, EmailConfig};
 use crate::files::Files;
 use crate::grants::{self, Grants};
-use crate::http::{self, Http};
+use crate::http::{self, Http, wire};
+use crate::kv::{self, KeyValues};
+use crate::llm::{self, Llm, ModelsConfig};
 use crate::manifests::{self, Builtin};
+use crate::mcp::Secrets;
 use crate::schema;
 use crate::transform::{Transform, Worker};
+use crate::webhook::{self, Webhooks};
 
 /// Why the tools cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +31,15 @@ pub enum Error {
     /// A grant is malformed, or its folder cannot be opened.
     #[error(transparent)]
     Grant(#[from] grants::Error),
+    /// A provider of models is malformed.
+    #[error(transparent)]
+    Models(#[from] llm::Error),
     /// The extra certificate authority is unusable.
     #[error("extra_ca: {0}")]
     Certificate(String),
+    /// The settings of e-mail are refused.
+    #[error(transparent)]
+    Email(#[from] email::Error),
     /// A price for a tool that is not there, or below zero.
     #[error("prices: `{tool}` {reason}")]
     Price {
@@ -54,8 +65,12 @@ pub struct ToolsConfig {
     pub grants: Grants,
     /// Price of one call by tool, in micro-USD; a tool that is not listed costs nothing.
     pub prices: BTreeMap<ToolId, MicroUsd>,
+    /// The providers of models; without any `llm.invoke` is not offered.
+    pub models: ModelsConfig,
     /// How to start a jq worker; without it `core.json_transform` is not offered.
     pub jq_worker: Option<Worker>,
+    /// The server for e-mail; without it `email.send` is not offered.
+    pub email: Option<EmailConfig>,
     /// A PEM file's text with further certificate authorities to trust.
     pub extra_ca_pem: Option<String>,
     /// What turns host names into addresses.
@@ -67,7 +82,9 @@ impl Default for ToolsConfig {
         Self {
             grants: Grants::default(),
             prices: BTreeMap::new(),
+            models: ModelsConfig::default(),
             jq_worker: None,
+            email: None,
             extra_ca_pem: None,
             resolver: Arc::new(SystemResolver),
         }
@@ -83,6 +100,19 @@ pub struct RegisteredTool {
     pub digest: Digest,
     builtin: Builtin,
     validator: schema::Validator,
+    /// What knows the price of a call, where that follows from its parameters.
+    llm: Option<Arc<Llm>>,
+}
+
+impl RegisteredTool {
+    /// What a call with these parameters (already valid) is.
+    pub fn facts(&self, params: &RawJson) -> CallFacts {
+        let base = self.manifest.facts(params);
+        match &self.llm {
+            Some(llm) => llm.facts(base, params),
+            None => base,
+        }
+    }
 }
 
 /// How an effect is about to differ from what was planned.
@@ -117,6 +147,12 @@ pub struct Call<'a> {
     pub now: Timestamp,
     /// Asked when the effect differs from the plan.
     pub redirect: &'a dyn EffectCheck,
+    /// The secrets of the tenant, for a tool that shows one to the system behind it.
+    pub secrets: &'a dyn Secrets,
+    /// The values of the workspace.
+    pub store: &'a dyn KeyValues,
+    /// Whether an earlier attempt was lost, so that nobody knows what became of it.
+    pub in_doubt: bool,
 }
 
 impl fmt::Debug for Call<'_> {
@@ -152,6 +188,17 @@ pub struct Executed {
     pub meta: Meta,
 }
 
+/// A call that surely failed, and that is paid for all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charged {
+    /// Why it failed.
+    pub failure: Failure,
+    /// What it cost.
+    pub cost: MicroUsd,
+    /// Figures about it.
+    pub meta: Meta,
+}
+
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -159,6 +206,8 @@ pub enum Outcome {
     Executed(Executed),
     /// There was no effect, or its failure is known, or repeating it changes nothing more.
     Failed(Failure),
+    /// The same, and it cost something.
+    Charged(Charged),
     /// The effect may have happened: it must be reconciled, never repeated blindly.
     Unknown(Failure),
 }
@@ -189,6 +238,10 @@ pub(crate) struct Context<'a> {
     pub(crate) idempotency_key: String,
     pub(crate) now: Timestamp,
     pub(crate) redirect: &'a dyn EffectCheck,
+    pub(crate) secrets: &'a dyn Secrets,
+    pub(crate) store: &'a dyn KeyValues,
+    /// Whether an earlier attempt was lost.
+    pub(crate) in_doubt: bool,
 }
 
 /// The built-in tools.
@@ -198,35 +251,56 @@ pub struct Tools {
     http: Http,
     files: Files,
     transform: Option<Transform>,
+    webhooks: Webhooks,
+    email: Option<Email>,
+    llm: Option<Arc<Llm>>,
 }
 
 impl Tools {
     /// Checks the configuration and opens what it grants.
     pub fn new(config: ToolsConfig) -> Result<Self, Error> {
+        let tls = wire::tls(config.extra_ca_pem.as_deref())?;
+        let (prices, models) = (&config.prices, &config.models);
+        let llm = match models.providers.is_empty() {
+            true => None,
+            false => Some(Arc::new(Llm::new(models, config.resolver.clone(), tls.clone())?)),
+        };
         let mut tools = BTreeMap::new();
         for builtin in Builtin::ALL {
-            if builtin == Builtin::JsonTransform && config.jq_worker.is_none() {
+            let offered = match builtin {
+                Builtin::JsonTransform => config.jq_worker.is_some(),
+                Builtin::EmailSend => config.email.is_some(),
+                Builtin::LlmInvoke => llm.is_some(),
+                _ => true,
+            };
+            if !offered {
                 continue;
             }
-            let tool = register(builtin, &config.prices)?;
+            let mut tool = register(builtin, prices, models)?;
+            tool.llm = llm.clone().filter(|_| builtin == Builtin::LlmInvoke);
             tools.insert(tool.manifest.id.clone(), tool);
         }
-        for (tool, price) in &config.prices {
-            let reason = match (tools.contains_key(tool), price.0 >= 0) {
-                (true, true) => continue,
-                (false, _) => "is not a tool",
-                (true, false) => "costs less than nothing",
+        for (tool, price) in prices {
+            let reason = match (tools.get(tool), price.0 >= 0) {
+                (Some(RegisteredTool { llm: Some(_), .. }), _) => "has its prices in models",
+                (Some(_), true) => continue,
+                (None, _) => "is not a tool",
+                (Some(_), false) => "costs less than nothing",
             };
             return Err(Error::Price { tool: tool.clone(), reason });
         }
+        let http = |rules| Http::new(rules, config.resolver.clone(), tls.clone());
+        let receivers = config.grants.receivers()?;
+        let rules = receivers.iter().map(|receiver| receiver.rule.clone()).collect();
+        let email = config.email.as_ref();
+        let email = email.map(|email| Email::new(email, config.resolver.clone(), tls.clone()));
         Ok(Self {
             tools,
-            http: Http::new(
-                config.grants.http_rules()?,
-                config.resolver,
-                config.extra_ca_pem.as_deref(),
-            )?,
+            http: http(config.grants.http_rules()?),
             files: Files::open(&config.grants)?,
+            webhooks: Webhooks::new(http(rules), receivers),
+            email: email.transpose()?,
+            llm,
             transform: config.jq_worker.map(Transform::new),
         })
     }
@@ -248,7 +322,16 @@ impl Tools {
         tool.validator.check(&params.to_value())?;
         match tool.builtin {
             Builtin::HttpCall => http::check(params),
-            Builtin::FsRead | Builtin::FsWrite | Builtin::JsonTransform => Ok(()),
+            Builtin::LlmInvoke => self.llm.as_ref().map_or(Ok(()), |llm| llm.check(params)),
+            Builtin::WebhookSend => webhook::check(params),
+            Builtin::EmailSend => self.email.as_ref().map_or(Ok(()), |email| email.check(params)),
+            Builtin::FsRead
+            | Builtin::FsWrite
+            | Builtin::JsonTransform
+            | Builtin::KvDelete
+            | Builtin::KvGet
+            | Builtin::KvSet
+            | Builtin::Wait => Ok(()),
         }
     }
 
@@ -261,6 +344,9 @@ impl Tools {
             idempotency_key: call.permit.idempotency_key(),
             now: call.now,
             redirect: call.redirect,
+            secrets: call.secrets,
+            store: call.store,
+            in_doubt: call.in_doubt,
         };
         self.run(call.tool, call.params, context).await
     }
@@ -274,13 +360,32 @@ impl Tools {
         if let Err(failure) = self.validate(id, params) {
             return Outcome::Failed(failure);
         }
+        if let Some(llm) = &tool.llm {
+            return llm.call(params, &context).await;
+        }
         let idempotent = tool.manifest.facts(params).idempotent;
-        let ended = match (tool.builtin, &self.transform) {
-            (Builtin::HttpCall, _) => self.http.call(params, idempotent, &context).await,
-            (Builtin::FsRead, _) => self.files.read(params).await,
-            (Builtin::FsWrite, _) => self.files.write(params, idempotent, &context).await,
-            (Builtin::JsonTransform, Some(transform)) => transform.run(params).await,
-            (Builtin::JsonTransform, None) => Err(unknown_tool(id).into()),
+        let ended = match tool.builtin {
+            Builtin::HttpCall => self.http.call(params, idempotent, &context).await,
+            Builtin::FsRead => self.files.read(params).await,
+            Builtin::FsWrite => self.files.write(params, idempotent, &context).await,
+            Builtin::KvDelete => kv::delete(params, context.store).await,
+            Builtin::KvGet => kv::get(params, context.store).await,
+            Builtin::KvSet => kv::set(params, context.store).await,
+            Builtin::WebhookSend => self.webhooks.send(params, idempotent, &context).await,
+            // Its run has waited before it asked. When that was is no output: two runs of one plan
+            // give the same.
+            Builtin::Wait => {
+                Ok(Done { result: "{\"ended\":true}".to_owned(), meta: Meta::default() })
+            }
+            Builtin::JsonTransform => match &self.transform {
+                Some(transform) => transform.run(params).await,
+                None => Err(unknown_tool(id).into()),
+            },
+            Builtin::EmailSend => match &self.email {
+                Some(email) => email.send(params, &context).await,
+                None => Err(unknown_tool(id).into()),
+            },
+            Builtin::LlmInvoke => Err(unknown_tool(id).into()),
         };
         match ended {
             Ok(done) => executed(tool, idempotent, &done),
@@ -293,15 +398,16 @@ impl Tools {
 fn register(
     builtin: Builtin,
     prices: &BTreeMap<ToolId, MicroUsd>,
+    models: &ModelsConfig,
 ) -> Result<RegisteredTool, Error> {
     let broken = |reason: String| Error::Manifest { tool: builtin.id().to_owned(), reason };
-    let mut manifest = manifests::manifest(builtin).map_err(|e| broken(e.to_string()))?;
+    let mut manifest = manifests::manifest(builtin, models).map_err(|e| broken(e.to_string()))?;
     if let Some(price) = prices.get(&manifest.id) {
         manifest.cost.per_call_micro_usd = *price;
     }
     let digest = manifest.digest().map_err(|e| broken(e.to_string()))?;
     let validator = schema::Validator::new(&manifest.input_schema).map_err(broken)?;
-    Ok(RegisteredTool { manifest, digest, builtin, validator })
+    Ok(RegisteredTool { manifest, digest, builtin, validator, llm: None })
 }
 
 fn executed(tool: &RegisteredTool, idempotent: bool, done: &Done) -> Outcome {

@@ -47,6 +47,9 @@ async fn run(tools: &Tools, input: &Value, filter: &str) -> Outcome {
         params: &RawJson::parse(&params.to_string()).unwrap(),
         now: Timestamp(0),
         redirect: &Never,
+        secrets: &connectors::mcp::NoSecrets,
+        store: &connectors::kv::NoKeyValues,
+        in_doubt: false,
     };
     tools.execute(call).await
 }

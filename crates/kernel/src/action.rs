@@ -10,6 +10,7 @@ use crate::ids::{AccountId, ActionId, ApprovalId, EnvironmentId, PrincipalId, To
 use crate::permit::Permit;
 use crate::principal::ActorChain;
 use crate::risk::Risk;
+use crate::run::StepRef;
 use crate::units::{Unit, Units};
 use crate::values::{Digest, MicroUsd, Shared, Timestamp};
 
@@ -17,6 +18,7 @@ mod fold;
 mod step;
 
 pub use fold::apply;
+pub(crate) use fold::failed;
 pub use step::step;
 
 /// Where an action stands.
@@ -115,9 +117,20 @@ pub struct Request {
     /// The execution whose code asked for it, where a sandbox did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution: Option<ActionId>,
+    /// The call of a run that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepRef>,
+    /// How many attempts there may be, where that is less than usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
 }
 
 impl Request {
+    /// Whether an attempt costs or uses anything, so that its account may have to hold it.
+    pub fn is_counted(&self) -> bool {
+        self.estimate > MicroUsd::ZERO || !self.units.is_empty()
+    }
+
     /// What an attempt that ended so used, where its tool tells only what nobody else can.
     ///
     /// What surely failed changed nothing; what an unknown attempt used is not known.
@@ -285,6 +298,9 @@ pub enum Change {
         status: Status,
         /// What it cost.
         cost: MicroUsd,
+        /// What it used.
+        #[serde(default, skip_serializing_if = "Units::is_empty")]
+        units: Units,
         /// Who established it.
         by: PrincipalId,
     },
@@ -395,6 +411,8 @@ pub enum Input {
         status: Status,
         /// What it cost.
         cost: MicroUsd,
+        /// What it used.
+        units: Units,
         /// Who says so.
         by: PrincipalId,
     },
@@ -457,12 +475,44 @@ pub struct Action {
     pub retry_at: Option<Timestamp>,
     /// How the last attempt ended.
     pub outcome: Option<Outcome>,
+    /// What all attempts together cost.
+    #[serde(default, skip_serializing_if = "MicroUsd::is_zero")]
+    pub spent: MicroUsd,
+    /// What all attempts together used.
+    #[serde(default, skip_serializing_if = "Units::is_empty")]
+    pub used: Units,
+    /// What attempts came to while it was not known what an earlier one did: as long as that holds
+    /// back what is held, nothing is paid.
+    #[serde(default, skip_serializing_if = "Open::is_nothing")]
+    pub open: Open,
     /// When it was asked for.
     pub requested_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
     /// The log indices of its receipts.
     pub receipts: Vec<u64>,
+}
+
+/// What is to be paid once an outcome is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Open {
+    /// How much.
+    pub cost: MicroUsd,
+    /// How many units.
+    pub units: Units,
+}
+
+impl Open {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// This and more.
+    pub(crate) fn and(&self, cost: MicroUsd, units: &Units) -> Self {
+        let cost = MicroUsd(self.cost.0.saturating_add(cost.0));
+        Self { cost, units: self.units.saturating_add(units) }
+    }
 }
 
 fn is_zero(count: &u32) -> bool {
@@ -490,11 +540,11 @@ impl Action {
         self.approval.as_ref().filter(|_| !self.approval_used && !self.status.is_settled())
     }
 
-    /// Whether money is set aside for it: while an attempt runs, and while the outcome of one is
-    /// not known.
+    /// Whether its account has set aside for it what it counts: while an attempt runs, and while
+    /// the outcome of one is not known.
     pub fn held(&self) -> bool {
         (matches!(self.status, Status::Executing | Status::Unknown) || self.in_doubt)
-            && self.request.estimate > MicroUsd::ZERO
+            && self.request.is_counted()
             && self.request.account.is_some()
     }
 

@@ -216,6 +216,33 @@ impl Decision {
         self.effect == Effect::Throttle || (self.effect == Effect::Deny && stale)
     }
 
+    /// The same, where those who ask want people to approve it besides: the stricter of both.
+    /// What policy does not let through stays as it is.
+    #[must_use]
+    pub fn also_demanding(mut self, demand: &ApprovalDemand) -> Self {
+        match self.effect {
+            Effect::Allow => {
+                self.effect = Effect::RequireApproval;
+                self.reasons = vec![PLAN_APPROVAL.to_owned()];
+                self.obligations.approval = Some(demand.clone());
+                self
+            }
+            Effect::RequireApproval | Effect::RequireStepUp => {
+                let own = self.obligations.approval.take().unwrap_or_default();
+                match own.strictest(demand.clone()) {
+                    Ok(both) => {
+                        self.obligations.approval = Some(both);
+                        self
+                    }
+                    Err(_) => {
+                        Self::deny(NoAnswer::PolicyContradiction, self.policy, self.input_digest)
+                    }
+                }
+            }
+            _ => self,
+        }
+    }
+
     /// Combines every matched rule: the most restrictive effect wins, obligations are united.
     /// No rule, too many rules, or one without what its effect needs is a DENY.
     pub fn combine(mut matched: Vec<MatchedRule>, policy: PolicyRef, input_digest: Digest) -> Self {
@@ -251,6 +278,9 @@ impl Decision {
         Self { effect, rules, reasons, obligations, policy, input_digest }
     }
 }
+
+/// The reason of a decision that waits for people because the plan says so.
+const PLAN_APPROVAL: &str = "plan_approval";
 
 /// Whether a rule carries what its effect needs, within the limits.
 fn well_formed(rule: &MatchedRule) -> bool {

@@ -55,6 +55,8 @@ const NEVER_DELEGATED: &[&str] = &[
     "workspaces:create",
     "upstreams:write",
     "upstreams:release",
+    "agents:create",
+    "agents:update",
 ];
 
 /// Whether a principal may use `permission` for somebody else.

@@ -127,6 +127,9 @@ id!(
     /// A tool, `vendor.operation`; of an MCP server, `mcp.<server>.<tool>`.
     ToolId, "tool");
 id!(
+    /// One run of a plan.
+    RunId, "run");
+id!(
     /// A step of a plan; also a group of steps.
     StepId, "step");
 

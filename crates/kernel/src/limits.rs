@@ -59,6 +59,15 @@ pub const HOLDS_PER_ACCOUNT_MAX: usize = 10_000;
 /// Largest amount of one posting, in micro-USD: one billion dollars. Sums of 2^13 of them still
 /// fit an i64.
 pub const AMOUNT_MICRO_USD_MAX: i64 = 1_000_000_000_000_000;
+/// Most of one unit in one posting. As many sums of them as of money stay in range.
+pub const AMOUNT_UNITS_MAX: u64 = 1_000_000_000_000_000;
+/// Most of one unit on one side of an account: what JSON numbers hold exactly.
+pub const UNITS_SUM_MAX: u64 = (1 << 53) - 1;
+/// How deep accounts lie under one another: tenant, team, agent, run, and as many again.
+pub const ACCOUNT_LEVELS_MAX: usize = 8;
+/// Shares of what an account was funded with that it tells about. Of five measures they make 20
+/// transitions at most.
+pub const ALERTS_PER_ACCOUNT_MAX: usize = 4;
 /// How long an idempotency key (and a result) is remembered.
 pub const RESULT_TTL_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// Receipts in one evidence bundle.
@@ -163,5 +172,42 @@ pub const HISTORY_LONG: u64 = 100;
 pub const RISK_PPM_MIN: u64 = 50_000;
 /// The chance, in a millionth, that some call of a plan fails, above which the risk is too high.
 pub const PLAN_RISK_PPM_MAX: u64 = 500_000;
+/// How long a step of a run may wait for its timer, or before it is tried again.
+pub const RUN_WAIT_MICROS_MAX: i64 = 366 * 24 * 3600 * 1_000_000;
+/// How long a step waits that policy put off, where policy does not say; it doubles up to 64 times.
+pub const PUT_OFF_MS: u64 = 1_000;
 /// Names that are proposed in place of an unknown one.
 pub const ALTERNATIVES_MAX: usize = 3;
+/// Attempts of one tool in one environment that are remembered for estimates. Half a megabyte for
+/// a workspace with 50 tools; p90 of 256 is exact for these, and within two ranks in a hundred of
+/// what all calls would give.
+pub const EXPERIENCE_WINDOW: usize = 256;
+/// Tools, counted once for each environment, of which attempts are remembered in one workspace.
+pub const EXPERIENCE_TOOLS_MAX: usize = 512;
+/// Attempts under way that are known at once in one workspace.
+pub const EXPERIENCE_RUNNING_MAX: usize = 65_536;
+/// Principals whose actions are counted in one workspace.
+pub const EXPERIENCE_AGENTS_MAX: usize = 10_000;
+/// Differences of time that are none: what a plan takes is not changed by less.
+pub const LATENCY_TOLERANCE_MS: u64 = 25;
+/// Mismatches in a row that disable an estimator.
+pub const DRIFT_MISMATCHES: u32 = 3;
+/// Samples that drift is measured by.
+pub const DRIFT_SAMPLES: usize = 5;
+/// Drift, in millionths of the estimate, above which an estimator is disabled.
+pub const DRIFT_PPM_MAX: i64 = 200_000;
+/// How long it is disabled.
+pub const DRIFT_DISABLED_MICROS: i64 = 24 * 3600 * 1_000_000;
+/// The most by which one sample counts towards drift, in millionths of the estimate: what is
+/// further off is a mismatch, which counts by itself.
+pub const SHIFT_PPM_MAX: i128 = 300_000;
+/// Failures, by tool and code, of which is known what helped.
+pub const LESSONS_MAX: usize = 512;
+/// Trials that are remembered of one strategy after one failure.
+pub const TRIALS_MAX: usize = 64;
+/// How soon after a failure the same is tried again at once.
+pub const AT_ONCE_MICROS: i64 = 5 * 1_000_000;
+/// How long after a failure something is done because of it.
+pub const FOLLOWS_MICROS_MAX: i64 = 3600 * 1_000_000;
+/// Words of one text that ranking reads.
+pub const RANK_WORDS_MAX: usize = 512;

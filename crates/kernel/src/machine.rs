@@ -1,16 +1,20 @@
 //! Every state machine behind one door: `step` turns an input into changes, `apply` folds them.
 
-use std::sync::Arc;
+mod stream;
+
+pub use stream::Stream;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Category, Failure};
-use crate::ids::AccountId;
-use crate::values::{MicroUsd, Timestamp};
+use crate::values::Timestamp;
 use crate::{
-    account, action, approval, control, factor, identity, reservation, secret, session, signer,
-    signing_key, upstream, upstream_tool, wasm_tool,
+    account, action, approval, control, factor, identity, meter, reservation, run, secret, session,
+    signer, signing_key, upstream, upstream_tool, wasm_tool,
 };
+
+mod refusal;
+
+pub use refusal::Refusal;
 
 /// What kind of thing a stream is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -56,11 +60,15 @@ pub enum Kind {
     UpstreamTool,
     /// A tool that is run in a sandbox.
     WasmTool,
+    /// Sums over actions. Follows from their changes and has none of its own.
+    Meter,
+    /// A run.
+    Run,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Action,
         Self::Approval,
         Self::Account,
@@ -81,6 +89,8 @@ impl Kind {
         Self::Upstream,
         Self::UpstreamTool,
         Self::WasmTool,
+        Self::Meter,
+        Self::Run,
     ];
 
     /// The name in streams and rows.
@@ -106,52 +116,14 @@ impl Kind {
             Self::Upstream => "upstream",
             Self::UpstreamTool => "upstream_tool",
             Self::WasmTool => "wasm_tool",
+            Self::Meter => "meter",
+            Self::Run => "run",
         }
     }
 
     /// The kind of that name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
-    }
-}
-
-/// One thing that changes: `action/act_01…`. Its changes are numbered from 1 without a gap.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Stream {
-    /// What kind of thing.
-    pub kind: Kind,
-    /// Which.
-    pub id: Arc<str>,
-}
-
-impl Stream {
-    /// The stream of one thing.
-    pub fn new(kind: Kind, id: impl AsRef<str>) -> Self {
-        Self { kind, id: id.as_ref().into() }
-    }
-}
-
-impl std::fmt::Display for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.kind.as_str(), self.id)
-    }
-}
-
-impl Serialize for Stream {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Stream {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let (kind, id) = text
-            .split_once('/')
-            .ok_or_else(|| serde::de::Error::custom("a stream is `kind/id`"))?;
-        let kind = Kind::parse(kind)
-            .ok_or_else(|| serde::de::Error::custom(format!("unknown stream kind `{kind}`")))?;
-        Ok(Self { kind, id: id.into() })
     }
 }
 
@@ -187,6 +159,8 @@ pub enum Change {
     UpstreamTool(upstream_tool::Change),
     /// Of a tool that is run in a sandbox.
     WasmTool(wasm_tool::Change),
+    /// Of a run.
+    Run(run::Change),
 }
 
 /// An input to any machine.
@@ -220,6 +194,8 @@ pub enum Input {
     UpstreamTool(upstream_tool::Input),
     /// To a tool that is run in a sandbox.
     WasmTool(wasm_tool::Input),
+    /// To a run.
+    Run(run::Input),
 }
 
 /// An input and what it is for. A batch of commands is carried out whole or not at all.
@@ -270,6 +246,10 @@ pub enum State {
     UpstreamTool(upstream_tool::UpstreamTool),
     /// Of a tool that is run in a sandbox.
     WasmTool(wasm_tool::WasmTool),
+    /// Sums over actions.
+    Meter(meter::Meter),
+    /// Of a run.
+    Run(run::Run),
 }
 
 /// Where a change came from.
@@ -281,176 +261,6 @@ pub struct Applied<'a> {
     pub index: u64,
     /// The time of the receipt.
     pub time: Timestamp,
-}
-
-/// Why a machine refuses an input.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// There is no such thing.
-    #[error("there is no such thing")]
-    Absent,
-    /// There is one already.
-    #[error("it exists already")]
-    Exists,
-    /// Its present state does not allow it.
-    #[error("its state is `{0}`, which does not allow this")]
-    State(&'static str),
-    /// The input itself is wrong.
-    #[error("{0}")]
-    InvalidInput(&'static str),
-    /// The action was retried: this outcome is of an earlier attempt.
-    #[error("a later attempt has replaced this one")]
-    Fenced,
-    /// The attempt is still under way.
-    #[error("the attempt is still under way")]
-    LeaseHeld,
-    /// Too early.
-    #[error("it is not due yet")]
-    NotDue,
-    /// A revision changed or time passed since the decision.
-    #[error("the decision is no longer fresh: decide again")]
-    DecisionStale,
-    /// The approval that the decision demands is not used in this commit.
-    #[error("the approval that the decision demands is missing")]
-    ApprovalMissing,
-    /// The action waits for another approval.
-    #[error("the action waits for another approval")]
-    OtherApproval,
-    /// Nothing was held for an action that costs something.
-    #[error("the worst case of the cost is not held")]
-    HoldMissing,
-    /// The requester may not approve.
-    #[error("who asked for an action may not approve it")]
-    SelfApproval,
-    /// Not among those who may approve this.
-    #[error("this principal is not among those who may approve this")]
-    NotAnApprover,
-    /// Nobody speaks twice.
-    #[error("this principal has already decided")]
-    AlreadyDecided,
-    /// A second factor must be proven.
-    #[error("approving this takes a second factor")]
-    StepUpRequired,
-    /// A second factor must be taken into use first.
-    #[error("this principal has no confirmed second factor: enroll one")]
-    StepUpNotEnrolled,
-    /// A code is good once.
-    #[error("this code, or a later one, has been used: wait for the next")]
-    StepUpReplayed,
-    /// Too many wrong codes.
-    #[error("too many wrong codes: the second factor is locked for some minutes")]
-    StepUpLocked,
-    /// The stage is complete, or waits for one before it.
-    #[error("the stage in which this principal may speak is not open")]
-    StageNotOpen,
-    /// The say is somebody else's now.
-    #[error("this principal has handed over their say")]
-    SayDelegated,
-    /// A say cannot be handed over like this.
-    #[error("{0}")]
-    DelegationRefused(&'static str),
-    /// Approving less must be less.
-    #[error("narrow: only a shorter time and fewer attempts than the approval would allow")]
-    NarrowWidens,
-    /// The approver must sign.
-    #[error("approving this takes a signature by a registered key of the approver's own")]
-    SignatureRequired,
-    /// Policy lets no emergency take the place of this approval.
-    #[error("policy lets nobody break glass here")]
-    GlassForbidden,
-    /// An approval is used once.
-    #[error("the approval has been used")]
-    ApprovalUsed,
-    /// An approval ends.
-    #[error("the approval has expired")]
-    ApprovalExpired,
-    /// The digest is not that of the plan.
-    #[error("the plan digest is not the one that was requested: read the approval again")]
-    OtherPlan,
-    /// The budget does not cover it.
-    #[error("account `{account}` has {available} left, {needed} are needed")]
-    BudgetExceeded {
-        /// Which account.
-        account: AccountId,
-        /// What it has left.
-        available: MicroUsd,
-        /// What was needed.
-        needed: MicroUsd,
-    },
-    /// The account pays for nothing.
-    #[error("the account is frozen after a charge beyond its hold")]
-    AccountFrozen,
-    /// Too many actions hold money of one account.
-    #[error("the account has too many open holds")]
-    TooManyHolds,
-    /// A sum would leave the range.
-    #[error("the amount is out of range: 1 to 10^15 micro-USD, sums below 2^63")]
-    Overflow,
-    /// The same request came before.
-    #[error("the same request came before and made `{target}`")]
-    Duplicate {
-        /// What it made.
-        target: String,
-    },
-    /// The same key came before with another body.
-    #[error("the idempotency key came before with another body: use a new key")]
-    KeyReused,
-    /// Somebody else was faster.
-    #[error("it has changed since it was read: read it again")]
-    Moved,
-    /// An input for one kind of thing was sent to another.
-    #[error("the input does not fit the kind of thing")]
-    KindMismatch,
-}
-
-impl Refusal {
-    /// Its stable code and category.
-    pub fn code(&self) -> (&'static str, Category) {
-        match self {
-            Self::Absent => ("not_found", Category::NotFound),
-            Self::Exists => ("already_exists", Category::Conflict),
-            Self::State(_) => ("state_conflict", Category::Conflict),
-            Self::InvalidInput(_) => ("invalid_argument", Category::Validation),
-            Self::Fenced => ("attempt_fenced", Category::Conflict),
-            Self::LeaseHeld => ("lease_held", Category::Conflict),
-            Self::NotDue => ("not_due", Category::Conflict),
-            Self::DecisionStale => ("decision_stale", Category::Conflict),
-            Self::ApprovalMissing => ("approval_missing", Category::Conflict),
-            Self::OtherApproval => ("other_approval", Category::Conflict),
-            Self::HoldMissing => ("hold_missing", Category::Budget),
-            Self::SelfApproval => ("self_approval", Category::Permission),
-            Self::NotAnApprover => ("not_an_approver", Category::Permission),
-            Self::AlreadyDecided => ("already_decided", Category::Conflict),
-            Self::StepUpRequired => ("step_up_required", Category::Permission),
-            Self::StepUpNotEnrolled => ("step_up_not_enrolled", Category::Permission),
-            Self::StepUpReplayed => ("step_up_replayed", Category::Permission),
-            Self::StepUpLocked => ("step_up_locked", Category::Permission),
-            Self::StageNotOpen => ("stage_not_open", Category::Conflict),
-            Self::SayDelegated => ("say_delegated", Category::Conflict),
-            Self::DelegationRefused(_) => ("delegation_refused", Category::Permission),
-            Self::NarrowWidens => ("narrow_widens", Category::Validation),
-            Self::SignatureRequired => ("signature_required", Category::Permission),
-            Self::GlassForbidden => ("break_glass_forbidden", Category::Permission),
-            Self::ApprovalUsed => ("approval_used", Category::Conflict),
-            Self::ApprovalExpired => ("approval_expired", Category::Conflict),
-            Self::OtherPlan => ("plan_digest_mismatch", Category::Conflict),
-            Self::BudgetExceeded { .. } => ("budget_exceeded", Category::Budget),
-            Self::AccountFrozen => ("account_frozen", Category::Budget),
-            Self::TooManyHolds => ("too_many_holds", Category::RateLimited),
-            Self::Overflow => ("amount_out_of_range", Category::Validation),
-            Self::Duplicate { .. } => ("duplicate", Category::Conflict),
-            Self::KeyReused => ("idempotency_conflict", Category::Conflict),
-            Self::Moved => ("version_conflict", Category::Conflict),
-            Self::KindMismatch => ("kind_mismatch", Category::Internal),
-        }
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        let (code, category) = refusal.code();
-        Self::new(category, code, refusal.to_string())
-    }
 }
 
 /// The changes that `input` makes to a thing in `state`, or why it makes none. Pure.
@@ -465,10 +275,7 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
         };
     }
     match input {
-        Input::Action(input) => {
-            let changes = action::step(of!(Action), input, now)?;
-            Ok(changes.into_iter().map(Change::Action).collect())
-        }
+        Input::Action(input) => Ok(all(action::step(of!(Action), input, now)?, Change::Action)),
         Input::Approval(input) => {
             let change = approval::step(of!(Approval), input, now)?;
             Ok(vec![Change::Approval(change)])
@@ -521,7 +328,12 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
             let change = wasm_tool::step(of!(WasmTool), input)?;
             Ok(vec![Change::WasmTool(change)])
         }
+        Input::Run(input) => Ok(all(run::step(of!(Run), input, now)?, Change::Run)),
     }
+}
+
+fn all<T>(changes: Vec<T>, change: impl Fn(T) -> Change) -> Vec<Change> {
+    changes.into_iter().map(change).collect()
 }
 
 /// Folds one change into a state. Total: a change that does not fit leaves it as it was.
@@ -555,6 +367,7 @@ pub fn apply(state: &mut Option<State>, change: &Change, applied: &Applied<'_>) 
         Change::Upstream(change) => fold!(upstream, Upstream, change),
         Change::UpstreamTool(change) => fold!(upstream_tool, UpstreamTool, change),
         Change::WasmTool(change) => fold!(wasm_tool, WasmTool, change),
+        Change::Run(change) => fold!(run, Run, change),
     }
 }
 
@@ -564,6 +377,7 @@ impl State {
         match self {
             Self::Action(action) => action.status.as_str(),
             Self::Approval(approval) => approval.status.as_str(),
+            Self::Account(account) if account.closed => "closed",
             Self::Account(account) if account.frozen => "frozen",
             Self::Factor(factor) => factor.status.as_str(),
             Self::Control(control::Entity::Principal(p)) if p.disabled => "disabled",
@@ -575,6 +389,7 @@ impl State {
             Self::Upstream(upstream) if upstream.removed => "removed",
             Self::UpstreamTool(tool) => tool.status.as_str(),
             Self::WasmTool(tool) => tool.status().as_str(),
+            Self::Run(run) => run.status.as_str(),
             _ => "active",
         }
     }
@@ -584,6 +399,8 @@ impl State {
         match self {
             Self::Action(action) => action.due(),
             Self::Approval(approval) => approval.due(),
+            Self::Account(account) => account.due(),
+            Self::Run(run) => run.due(),
             _ => None,
         }
     }

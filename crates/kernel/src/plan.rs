@@ -5,10 +5,17 @@
 
 use crate::action::{self, Action};
 use crate::decision::{Decision, Effect, Obligations};
-use crate::ids::{AccountId, ActionId, ApprovalId};
+use crate::ids::{ActionId, ApprovalId};
 use crate::machine::{Command, Input, Kind};
+use crate::units::Units;
 use crate::values::{MicroUsd, Shared, Timestamp};
 use crate::{account, approval, reservation};
+
+mod budget;
+
+pub use budget::{
+    allot, allot_more, fund, fund_units, give_back, open_account, open_with, thaw, under, watch,
+};
 
 /// The account that every post of a log credits.
 pub const SPEND_ACCOUNT: &str = "spend";
@@ -146,9 +153,10 @@ fn draw(
         batch.push(approval_command(approval, approval::Input::Use { plan_digest }));
     }
     let hold = (request.estimate > MicroUsd::ZERO).then_some(request.estimate);
-    if let (Some(amount), Some(account), false) = (hold, &request.account, held) {
-        let action = id.clone();
-        batch.push(account_command(account.as_str(), account::Input::Hold { action, amount }));
+    if let (Some(account), true, false) = (&request.account, request.is_counted(), held) {
+        let (action, amount, units) = (id.clone(), request.estimate, request.units);
+        let input = account::Input::Hold { action, amount, units };
+        batch.push(account_command(account.as_str(), input));
     }
     batch.push(action_command(
         id,
@@ -255,8 +263,10 @@ pub fn finish(
         action::Status::Unknown => true,
         _ => action.in_doubt,
     };
-    let cost = (!open).then_some(outcome.cost);
-    end_attempt(action, action::Input::Finish { attempt, outcome, retry_at }, cost)
+    // What attempts came to meanwhile is paid together with the one that ends it.
+    let action::Open { cost, units } = action.open.and(outcome.cost, &outcome.units);
+    let spent = (!open).then_some((cost, units));
+    end_attempt(action, action::Input::Finish { attempt, outcome, retry_at }, spent)
 }
 
 /// Ends the attempt of a server that is gone.
@@ -274,58 +284,25 @@ pub fn reconcile(
     by: crate::ids::PrincipalId,
 ) -> Vec<Command> {
     let attempt = action.attempts;
-    end_attempt(action, action::Input::Reconcile { attempt, status, cost, by }, Some(cost))
+    // What nobody told of a call that happened counts in full.
+    let units = match status {
+        action::Status::Executed => action.request.units,
+        _ => action.request.used(status, &Units::NONE),
+    };
+    let input = action::Input::Reconcile { attempt, status, cost, units, by };
+    end_attempt(action, input, Some((cost, units)))
 }
 
 /// The action comes first, so that an outcome that comes too late is refused as that.
-fn end_attempt(action: &Action, input: action::Input, cost: Option<MicroUsd>) -> Vec<Command> {
+fn end_attempt(
+    action: &Action,
+    input: action::Input,
+    spent: Option<(MicroUsd, Units)>,
+) -> Vec<Command> {
     let mut batch = Vec::with_capacity(4);
     batch.push(action_command(&action.id, input));
-    batch.extend(cost.into_iter().flat_map(|cost| settle(action, cost)));
+    batch.extend(spent.into_iter().flat_map(|(cost, units)| budget::settle(action, cost, units)));
     batch
-}
-
-fn settle(action: &Action, cost: MicroUsd) -> Vec<Command> {
-    let priced = action.request.estimate > MicroUsd::ZERO;
-    let Some(account) = action.request.account.as_ref().filter(|_| priced) else {
-        return Vec::new();
-    };
-    let id = action.id.clone();
-    let spend = AccountId::new(SPEND_ACCOUNT);
-    match spend {
-        Ok(to) if cost > MicroUsd::ZERO => vec![
-            account_command(
-                account.as_str(),
-                account::Input::Post { action: id, amount: cost, to },
-            ),
-            account_command(
-                SPEND_ACCOUNT,
-                account::Input::Ensure { purpose: account::Purpose::Spend },
-            ),
-            account_command(
-                SPEND_ACCOUNT,
-                account::Input::Credit { amount: cost, from: account.clone() },
-            ),
-        ],
-        _ => vec![account_command(account.as_str(), account::Input::Void { action: id })],
-    }
-}
-
-/// Opens a budget account.
-pub fn open_account(id: &AccountId) -> Vec<Command> {
-    let purpose = account::Purpose::Budget;
-    vec![account_command(id.as_str(), account::Input::Open { purpose })]
-}
-
-/// Moves money from the funding account into a budget.
-pub fn fund(id: &AccountId, amount: MicroUsd) -> Vec<Command> {
-    let Ok(from) = AccountId::new(FUNDING_ACCOUNT) else { return Vec::new() };
-    let purpose = account::Purpose::Funding;
-    vec![
-        account_command(FUNDING_ACCOUNT, account::Input::Ensure { purpose }),
-        account_command(FUNDING_ACCOUNT, account::Input::Debit { amount, to: id.clone() }),
-        account_command(id.as_str(), account::Input::Credit { amount, from }),
-    ]
 }
 
 /// Withdraws an action and the approval that it waits for.

@@ -76,46 +76,61 @@ impl Role {
 
 #[rustfmt::skip]
 const VIEWER: &[&str] = &[
-    "actions:read", "approvals:read", "tools:read", "accounts:read", "sessions:read",
+    "runs:read",
+    "actions:read", "approvals:read", "tools:read", "accounts:read", "metering:read",
+    "sessions:read",
     "sessions:revoke", "me:read", "me:manage",
+    "runtime:query", "runtime:read", "agents:read", "recovery:read",
 ];
 #[rustfmt::skip]
 const AUDITOR: &[&str] = &[
-    "actions:read", "approvals:read", "tools:read", "accounts:read", "receipts:read",
+    "runs:read",
+    "actions:read", "approvals:read", "tools:read", "accounts:read", "metering:read",
+    "receipts:read",
     "ledger:read", "policies:read", "evidence:export", "evidence:verify", "principals:read",
     "keys:read", "tenants:read", "workspaces:read", "sessions:read", "sessions:revoke",
     "upstreams:read", "tools:inspect", "me:read", "me:manage",
+    "runtime:query", "runtime:read", "agents:read", "recovery:read",
 ];
 #[rustfmt::skip]
 const AGENT: &[&str] = &[
     "runtime:simulate",
+    "runs:start", "runs:read", "runs:control",
     "actions:submit", "actions:read", "actions:cancel", "approvals:read", "tools:read",
     "accounts:read", "receipts:read", "ledger:read", "me:read",
+    "runtime:query", "agents:read", "agents:heartbeat", "recovery:suggest",
 ];
 #[rustfmt::skip]
 const OPERATOR: &[&str] = &[
     "runtime:simulate",
+    "runs:start", "runs:read", "runs:control",
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "approvals:read",
-    "tools:read", "accounts:read", "receipts:read", "ledger:read", "secrets:read", "sessions:read",
+    "tools:read", "accounts:read", "metering:read", "receipts:read", "ledger:read", "secrets:read",
+    "sessions:read",
     "sessions:revoke", "upstreams:read", "tools:inspect", "me:read", "me:manage",
+    "runtime:query", "runtime:read", "agents:read", "recovery:read", "recovery:suggest",
 ];
 #[rustfmt::skip]
 const BUILDER: &[&str] = &[
-    "runtime:simulate",
+    "runtime:simulate", "runs:read",
     "actions:read", "tools:read", "policies:read", "policies:draft", "policies:simulate",
     "sessions:read", "sessions:revoke", "upstreams:read", "tools:inspect", "tools:register",
     "me:read", "me:manage",
+    "runtime:query", "runtime:read", "agents:read", "recovery:read", "recovery:suggest",
 ];
 #[rustfmt::skip]
 const APPROVER: &[&str] = &[
+    "runs:read",
     "actions:read", "approvals:read", "approvals:decide", "receipts:read", "ledger:read",
     "tools:read", "sessions:read", "sessions:revoke", "me:read", "me:manage",
 ];
 #[rustfmt::skip]
 const ADMIN: &[&str] = &[
     "runtime:simulate",
+    "runs:start", "runs:read", "runs:control",
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "actions:release",
-    "approvals:read", "tools:read", "accounts:read", "accounts:create", "accounts:fund",
+    "approvals:read", "tools:read", "accounts:read", "metering:read", "accounts:create",
+    "accounts:fund",
     "receipts:read", "ledger:read", "policies:read", "policies:draft", "policies:publish",
     "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
@@ -123,12 +138,16 @@ const ADMIN: &[&str] = &[
     "sessions:revoke", "signing_keys:rotate", "secrets:read", "secrets:write", "upstreams:read",
     "upstreams:write", "upstreams:release", "tools:inspect", "tools:register", "tools:grant",
     "me:read", "me:manage",
+    "runtime:query", "runtime:read", "agents:read", "agents:create", "agents:update",
+    "agents:heartbeat", "recovery:read", "recovery:suggest",
 ];
 #[rustfmt::skip]
 const OWNER: &[&str] = &[
     "runtime:simulate",
+    "runs:start", "runs:read", "runs:control",
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "actions:release",
-    "approvals:read", "tools:read", "accounts:read", "accounts:create", "accounts:fund",
+    "approvals:read", "tools:read", "accounts:read", "metering:read", "accounts:create",
+    "accounts:fund",
     "receipts:read", "ledger:read", "policies:read", "policies:draft", "policies:publish",
     "policies:simulate", "evidence:export", "evidence:verify", "principals:read",
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
@@ -136,6 +155,8 @@ const OWNER: &[&str] = &[
     "workspaces:create", "sessions:read", "sessions:revoke", "token_keys:rotate",
     "signing_keys:rotate", "secrets:read", "secrets:write", "upstreams:read", "upstreams:write",
     "upstreams:release", "tools:inspect", "tools:register", "tools:grant", "me:read", "me:manage",
+    "runtime:query", "runtime:read", "agents:read", "agents:create", "agents:update",
+    "agents:heartbeat", "recovery:read", "recovery:suggest",
 ];
 
 #[rustfmt::skip]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{TenantId, WorkspaceId};
 use crate::machine::{Change, Kind, Stream};
 use crate::values::{Digest, Timestamp};
-use crate::{action, control, limits, signing_key, upstream_tool, wasm_tool};
+use crate::{action, control, limits, run, signing_key, upstream_tool, wasm_tool};
 
 /// The type of the statement.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
@@ -128,6 +128,8 @@ impl<'de> Deserialize<'de> for Transition {
             Kind::Upstream => serde_json::from_str(text).map(Change::Upstream),
             Kind::UpstreamTool => serde_json::from_str(text).map(Change::UpstreamTool),
             Kind::WasmTool => serde_json::from_str(text).map(Change::WasmTool),
+            Kind::Meter => Err(serde::de::Error::custom("a meter has no changes of its own")),
+            Kind::Run => serde_json::from_str(text).map(Change::Run),
             _ => serde_json::from_str(text).map(Change::Control),
         };
         let change = change.map_err(serde::de::Error::custom)?;
@@ -315,6 +317,9 @@ fn subjects(transitions: &[Transition]) -> Vec<Subject> {
                 if let Some(attestation) = &outcome.attestation {
                     add(format!("{stream}/agent/{attempt}"), attestation.agent_hash);
                 }
+            }
+            Change::Run(run::Change::Requested(request)) => {
+                add(stream.to_string(), request.document);
             }
             Change::Control(control::Change::PolicyDrafted { digest, .. }) => {
                 add(stream.to_string(), *digest);

@@ -24,10 +24,10 @@ use crate::workflow::skills::skill_of;
 use crate::workflow::{Plan, Step};
 
 pub use divergence::{Divergence, divergence};
-pub use model::{Calibration, History, Model, Models, TextPrice};
+pub use model::{Calibration, History, Model, Models, Spread, TextPrice, prior_latency_ms};
 pub use result::{
     Alternative, Answer, Confidence, Gap, Outlook, Simulation, Status, StepEstimate, StepRisk,
-    Warning, cents,
+    Warning, cents, cents_down,
 };
 
 /// Millionths in one.
@@ -136,6 +136,9 @@ impl Simulator<'_> {
         }
         answer.estimated_duration_ms = self.duration();
         answer.spend(self.budget, MicroUsd(cost));
+        if answer.budget_sufficient {
+            self.warn_of_holds(&mut answer);
+        }
         answer.feasible = known && answer.budget_sufficient;
         let risk_ppm = MILLION.saturating_sub(survives / MILLION);
         self.conclude(known, risk_ppm, &mut answer);
@@ -145,13 +148,22 @@ impl Simulator<'_> {
     /// Adds what a step costs and takes; gives what it costs.
     fn estimate(&self, step: &Step, model: &Model, answer: &mut Answer) -> i64 {
         let history = self.history(step);
-        let micro = model.price(&step.params).0.saturating_mul(step.iterations.into());
-        let latency_ms = self.latency_ms(step, model);
-        let p90_ms = history.map(|h| h.p90_ms.max(h.p50_ms).saturating_mul(step.iterations.into()));
+        let times = u64::from(step.iterations);
+        let micro = self.price(step, model);
+        let p90_cost = self.usual_cost(step, model).map(|cost| {
+            let one = i64::try_from(cost.p90).unwrap_or(i64::MAX);
+            MicroUsd(one.saturating_mul(step.iterations.into()))
+        });
+        let latency = history.and_then(History::latency);
+        let believed = history.is_some_and(|history| {
+            history.latency().is_some() && history.cost_disabled_until.is_none()
+        });
         let confidence = match history {
-            None => Confidence::Low,
-            Some(history) if history.attempts < limits::HISTORY_LONG => Confidence::Medium,
-            Some(_) => Confidence::High,
+            Some(history) if believed && history.attempts >= limits::HISTORY_LONG => {
+                Confidence::High
+            }
+            Some(_) if believed => Confidence::Medium,
+            _ => Confidence::Low,
         };
         answer.confidence = answer.confidence.min(confidence);
         answer.step_estimates.push(StepEstimate {
@@ -159,11 +171,48 @@ impl Simulator<'_> {
             skill_id: skill_of(&step.tool).to_owned(),
             estimated_cost_cents: cents(MicroUsd(micro)),
             estimated_cost_micro_usd: MicroUsd(micro),
-            estimated_latency_ms: latency_ms,
-            p90_latency_ms: p90_ms,
+            estimated_latency_ms: self.latency_ms(step, model),
+            p90_latency_ms: latency.map(|l| l.p90.max(l.p50).saturating_mul(times)),
+            p90_cost_micro_usd: p90_cost,
             confidence,
         });
+        self.doubt(step, answer);
         micro
+    }
+
+    /// What is held for a step is the worst case: says from which step on the budget may not do.
+    fn warn_of_holds(&self, answer: &mut Answer) {
+        let mut spent = 0_i64;
+        for step in &self.plan.steps {
+            let Some(model) = self.models.get(&step.tool) else { continue };
+            let worst = model.price(&step.params).0;
+            let before = self.price(step, model).saturating_sub(self.price_of_one(step, model));
+            if spent.saturating_add(before).saturating_add(worst) > self.budget.0 {
+                let message = "what is usual fits the budget, but what is held for this step may \
+                               not: its worst case is more"
+                    .to_owned();
+                let (step_id, code) = (step.id.clone(), TIGHT.to_owned());
+                answer.warnings.push(Warning { step_id, code, message });
+                return;
+            }
+            spent = spent.saturating_add(self.price(step, model));
+        }
+    }
+
+    /// Says where an estimate is not what earlier attempts came to, since these drifted.
+    fn doubt(&self, step: &Step, answer: &mut Answer) {
+        let Some(history) = self.history(step) else { return };
+        let disabled =
+            [("latency", history.latency_disabled_until), ("cost", history.cost_disabled_until)];
+        for (what, until) in disabled {
+            if until.is_none() {
+                continue;
+            }
+            let skill = skill_of(&step.tool);
+            let message = format!("the {what} of `{skill}` drifted: for a day it is assumed");
+            let (step_id, code) = (step.id.clone(), DISABLED.to_owned());
+            answer.warnings.push(Warning { step_id, code, message });
+        }
     }
 
     /// What happened before, where it is enough to conclude from.
@@ -171,8 +220,25 @@ impl Simulator<'_> {
         self.calibration.get(&step.tool).filter(|h| h.attempts >= limits::HISTORY_MIN)
     }
 
+    /// What a call usually costs, where its price does not follow from what is sent.
+    fn usual_cost(&self, step: &Step, model: &Model) -> Option<Spread> {
+        self.history(step).filter(|_| model.text.is_none())?.cost()
+    }
+
+    /// What a step costs, one time as another, all its iterations together.
+    fn price(&self, step: &Step, model: &Model) -> i64 {
+        self.price_of_one(step, model).saturating_mul(step.iterations.into())
+    }
+
+    fn price_of_one(&self, step: &Step, model: &Model) -> i64 {
+        let usual = self.usual_cost(step, model);
+        let usual = usual.map(|cost| i64::try_from(cost.p50).unwrap_or(i64::MAX));
+        usual.unwrap_or_else(|| model.price(&step.params).0)
+    }
+
     fn latency_ms(&self, step: &Step, model: &Model) -> u64 {
-        let one = self.history(step).map_or(model.latency_ms, |history| history.p50_ms);
+        let known = self.history(step).and_then(History::latency);
+        let one = known.map_or(model.latency_ms, |latency| latency.p50);
         one.saturating_mul(step.iterations.into())
     }
 
@@ -268,6 +334,11 @@ impl Simulator<'_> {
         answer.refusal = Some(Failure::new(category, status.as_str(), message));
     }
 }
+
+/// The code of the warning where an estimator is disabled.
+const DISABLED: &str = "estimator_disabled";
+/// The code of the warning where the budget covers what is usual, but not what is held.
+const TIGHT: &str = "budget_below_worst_case";
 
 /// The code of the gap where a tool is not there.
 const UNAVAILABLE: &str = "tool_unavailable";

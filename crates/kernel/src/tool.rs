@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::attestation::{CodeKind, Limits};
+use crate::failure::Category;
 use crate::ids::ToolId;
 use crate::json::RawJson;
 use crate::units::{Unit, Units};
@@ -43,8 +44,41 @@ pub struct CostModel {
 pub struct FailureMode {
     /// The failure's code.
     pub code: String,
-    /// What it means and what helps.
+    /// What kind of failure it is.
+    #[serde(default = "permanent")]
+    pub category: Category,
+    /// What it means.
     pub meaning: String,
+    /// What helps.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub recovery_hint: String,
+    /// Whether the same call may succeed later.
+    #[serde(default)]
+    pub retryable: bool,
+}
+
+/// What is said of a failure whose manifest does not say: that nothing but a person helps.
+fn permanent() -> Category {
+    Category::Permanent
+}
+
+impl FailureMode {
+    /// A way of failing that is retryable as its category is.
+    pub fn new(code: &str, category: Category, meaning: &str, recovery_hint: &str) -> Self {
+        Self {
+            code: code.to_owned(),
+            category,
+            meaning: meaning.to_owned(),
+            recovery_hint: recovery_hint.to_owned(),
+            retryable: category.retryable(),
+        }
+    }
+
+    /// The same with `retryable` set.
+    #[must_use]
+    pub fn retryable(self, retryable: bool) -> Self {
+        Self { retryable, ..self }
+    }
 }
 
 /// How a call with certain parameters differs from the tool at large. Labels are facts, so they

@@ -108,6 +108,18 @@ impl Units {
         Unit::ALL.into_iter().map(move |unit| (unit, units.get(unit))).filter(|(_, n)| *n > 0)
     }
 
+    /// Of these, only those units.
+    #[must_use]
+    pub fn only(&self, units: &BTreeSet<Unit>) -> Self {
+        self.iter().filter(|(unit, _)| units.contains(unit)).collect()
+    }
+
+    /// Of these, all but those units.
+    #[must_use]
+    pub fn only_not(&self, units: &BTreeSet<Unit>) -> Self {
+        self.iter().filter(|(unit, _)| !units.contains(unit)).collect()
+    }
+
     fn zip(&self, other: &Self, by: impl Fn(u64, u64) -> u64) -> Self {
         Self::try_zip(self, other, |a, b| Some(by(a, b))).unwrap_or_default()
     }

@@ -181,7 +181,8 @@ impl WasmTool {
 }
 
 /// Vendors whose tools are Tally's own or an MCP server's.
-const RESERVED: [&str; 4] = ["core", "mcp", "sandbox", "tally"];
+const RESERVED: [&str; 9] =
+    ["core", "email", "kv", "llm", "mcp", "sandbox", "tally", "time", "webhook"];
 
 /// Whether a tool of this id can be registered: `vendor.operation`, of no vendor that is reserved.
 pub fn may_be_named(id: &ToolId) -> bool {

@@ -6,6 +6,7 @@
 
 mod golden;
 
+use kernel::account::{Opening, Purpose};
 use kernel::ids::{TenantId, WorkspaceId};
 use kernel::machine::{self, Applied, Change, Command, Input, Kind, Refusal, State};
 use kernel::receipt::{Body, ChainEnd, LogId, Position, Statement, Transition};
@@ -73,7 +74,7 @@ fn activation(new: u8, old: u8) -> Transition {
 }
 
 fn workspace(id: &str) -> Transition {
-    let change = kernel::account::Change::Opened { purpose: kernel::account::Purpose::Budget };
+    let change = kernel::account::Change::Opened(Opening::of(Purpose::Budget));
     let stream = machine::Stream::new(Kind::Account, id);
     Transition { stream, version: 1, change: Change::Account(change) }
 }

@@ -6,10 +6,10 @@ use kernel::failure::Failure;
 use kernel::ids::{StepId, ToolId};
 use kernel::json::RawJson;
 use kernel::simulate::{
-    Alternative, Answer, Calibration, Confidence, History, Models, Simulation, Status, Verdict,
-    Verdicts, invalid, simulate,
+    Alternative, Answer, Calibration, Confidence, History, Models, Simulation, Spread, Status,
+    Verdict, Verdicts, invalid, simulate,
 };
-use kernel::values::{Digest, MicroUsd};
+use kernel::values::{Digest, MicroUsd, Timestamp};
 use kernel::workflow::skills::{SkillStep, compile};
 use kernel::workflow::{Draft, Plan};
 use proptest::prelude::*;
@@ -232,10 +232,52 @@ fn tool(id: &str) -> ToolId {
 }
 
 #[test]
+fn prices_follow_from_history() {
+    let plan = compile(&list(&json!([times("email_send", 2), step("llm_invoke")]))).unwrap();
+    let paid = |cost_disabled_until| History {
+        attempts: 50,
+        latency: Some(Spread { p50: 40, p90: 60 }),
+        cost: Some(Spread { p50: 2_000, p90: 9_000 }),
+        cost_disabled_until,
+        ..History::default()
+    };
+    let with = |cents, until| {
+        let calibration: Calibration =
+            ["email.send", "llm.invoke"].map(|id| (tool(id), paid(until))).into();
+        ask(&plan, cents, &calibration).answer
+    };
+    let answer = with(100, None);
+    // What follows from the text stays with that.
+    let costs: Vec<i64> =
+        answer.step_estimates.iter().map(|step| step.estimated_cost_micro_usd.0).collect();
+    assert_eq!((costs, answer.estimated_cost_cents), (vec![4_000, 50_000], 6));
+    let most: Vec<_> = answer.step_estimates.iter().map(|step| step.p90_cost_micro_usd).collect();
+    assert_eq!(most, [Some(MicroUsd(18_000)), None]);
+    assert_eq!((answer.estimated_duration_ms, answer.confidence), (120, Confidence::Medium));
+    assert_eq!(answer.warnings, []);
+    // What is usual fits, but not what is held for the second step.
+    let plan = compile(&list(&json!([times("email_send", 2)]))).unwrap();
+    let tight = |cents| {
+        let calibration = [(tool("email.send"), paid(None))].into();
+        ask(&plan, cents, &calibration).answer
+    };
+    assert_eq!((tight(2).feasible, tight(2).warnings), (true, vec![]));
+    let answer = tight(1);
+    assert_eq!((answer.feasible, answer.warnings.len()), (true, 1));
+    assert_eq!(answer.warnings[0].code, "budget_below_worst_case");
+    // A disabled estimator is not believed, and that is said.
+    let doubted = with(100, Some(Timestamp(7)));
+    assert_eq!((doubted.estimated_cost_cents, doubted.confidence), (7, Confidence::Low));
+    let codes: Vec<_> = doubted.warnings.iter().map(|warning| warning.code.as_str()).collect();
+    assert_eq!(codes, ["estimator_disabled"; 2]);
+}
+
+#[test]
 fn risks_follow_from_history_alone() {
     let plan = compile(&list(&json!([times("http_call", 3), step("kv_get")]))).unwrap();
     let with = |attempts, failures| {
-        let history = History { attempts, failures, p50_ms: 700, p90_ms: 900 };
+        let latency = Some(Spread { p50: 700, p90: 900 });
+        let history = History { attempts, failures, latency, ..History::default() };
         ask(&plan, 10, &[(tool("core.http_call"), history)].into()).answer
     };
     // Too little to conclude from.
@@ -313,12 +355,12 @@ fn a_group_takes_as_long_as_its_slowest() {
     };
     let steps = json!([
         one("a", "core.http_call", None),
-        one("b", "core.llm_invoke", Some("x")),
+        one("b", "llm.invoke", Some("x")),
         one("c", "core.http_call", Some("x")),
-        one("d", "core.email_send", Some("y")),
-        one("e", "core.kv_get", Some("y")),
-        one("f", "core.kv_get", None),
-        one("g", "core.kv_get", None),
+        one("d", "email.send", Some("y")),
+        one("e", "kv.get", Some("y")),
+        one("f", "kv.get", None),
+        one("g", "kv.get", None),
     ]);
     let draft: Draft =
         serde_json::from_str(&json!({"name": "n", "steps": steps}).to_string()).unwrap();
@@ -344,11 +386,12 @@ fn the_root_hash_is_that_of_question_and_answer() {
     assert_eq!(asked(&allowed(&first), SEED), again.root_hash);
     assert_ne!(asked(&allowed(&first), 43), again.root_hash);
     assert_ne!(asked(&Verdicts::new(), SEED), again.root_hash);
-    let known = History { attempts: 10, failures: 0, p50_ms: 5, p90_ms: 5 };
-    let calibrated = [(tool("core.kv_get"), known)].into();
+    let latency = Some(Spread { p50: 5, p90: 5 });
+    let known = History { attempts: 10, latency, ..History::default() };
+    let calibrated = [(tool("kv.get"), known.clone())].into();
     assert_ne!(hash(ask(&first, 10, &calibrated)), again.root_hash);
     // The history of a tool that the plan does not use is beside the question.
-    let beside = [(tool("core.kv_set"), known)].into();
+    let beside = [(tool("kv.set"), known)].into();
     assert_eq!(hash(ask(&first, 10, &beside)), again.root_hash);
 }
 
@@ -418,7 +461,9 @@ proptest! {
             (step.id.clone(), Verdict { available: effect.is_some(), effect, ..Verdict::default() })
         }).collect();
         let calibration: Calibration = history.map(|(attempts, failures, p50_ms, p90_ms)| {
-            (tool("core.http_call"), History { attempts, failures, p50_ms, p90_ms })
+            let latency = Some(Spread { p50: p50_ms, p90: p90_ms });
+            let known = History { attempts, failures, latency, ..History::default() };
+            (tool("core.http_call"), known)
         }).into_iter().collect();
         let models = Models::priors();
         let run = || simulate(&plan, &models, budget, &verdicts, &calibration, SEED).unwrap();

@@ -9,6 +9,7 @@ use kernel::dsse;
 use kernel::ids::{AccountId, TenantId, WorkspaceId};
 use kernel::machine::{Command, Input, Kind};
 use kernel::receipt::LogId;
+use kernel::units::Units;
 use kernel::values::{MicroUsd, Timestamp};
 use kernel::verify::SignatureVerifier;
 use ledger::keys::{FileKeys, KeyProvider, NativeVerifier, Purpose as KeyPurpose};
@@ -28,8 +29,8 @@ fn fund(id: &str) -> Result<Vec<Command>, Failure> {
     Ok(vec![
         money("funds", Money::Ensure { purpose: Purpose::Funding }),
         money(id, Money::Ensure { purpose: Purpose::Budget }),
-        money("funds", Money::Debit { amount, to }),
-        money(id, Money::Credit { amount, from: funds }),
+        money("funds", Money::Debit { amount, units: Units::NONE, to }),
+        money(id, Money::Credit { amount, units: Units::NONE, from: funds }),
     ])
 }
 

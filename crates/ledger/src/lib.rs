@@ -39,6 +39,10 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// With which of its keys a tenant's logs begin, where it is not the first.
 pub(crate) type Beginnings = Arc<Mutex<HashMap<String, Digest>>>;
 
+/// Who is told of every commit that made a receipt, log by log in the order of the receipts and
+/// before anybody is answered. It holds up the sequencer: it must be quick.
+pub type Observer = Arc<dyn Fn(&LogId, &Committed) + Send + Sync>;
+
 /// Commits that may wait for the sequencer. A commit that finds the queue full waits its turn, so
 /// the number of requests in flight bounds memory.
 const QUEUE: usize = 4096;
@@ -52,9 +56,9 @@ pub struct Batch {
     pub commands: Vec<Command>,
     /// The versions that streams must have; a batch that was made from older ones is refused.
     pub expect: Vec<(Stream, u64)>,
-    /// A stream whose id was made up for this batch: it is not looked for. Should there be one
+    /// Streams whose ids were made up for this batch: they are not looked for. Should there be one
     /// after all, the commit fails.
-    pub fresh: Option<Stream>,
+    pub fresh: Vec<Stream>,
     /// What is kept beside.
     pub side: Vec<SideRow>,
     /// The W3C trace id of the request.
@@ -64,8 +68,8 @@ pub struct Batch {
 impl Batch {
     /// Commands for the state machines of a log.
     pub fn new(log: LogId, commands: Vec<Command>) -> Self {
-        let (expect, side) = (Vec::new(), Vec::new());
-        Self { log, commands, expect, fresh: None, side, trace_id: None }
+        let (expect, fresh, side) = (Vec::new(), Vec::new(), Vec::new());
+        Self { log, commands, expect, fresh, side, trace_id: None }
     }
 
     /// Side rows alone: no receipt comes of it.
@@ -136,6 +140,18 @@ impl Ledger {
         host: &str,
         epoch: u64,
     ) -> Result<Self, Error> {
+        Self::start_observed(store, keys, clock, host, epoch, Arc::new(|_, _| ()))
+    }
+
+    /// The same, with somebody who is told of every commit.
+    pub fn start_observed(
+        store: Arc<dyn Store>,
+        keys: Arc<dyn KeyProvider>,
+        clock: Clock,
+        host: &str,
+        epoch: u64,
+        observer: Observer,
+    ) -> Result<Self, Error> {
         let (requests, queue) = mpsc::channel(QUEUE);
         let beginnings = Beginnings::default();
         let seams = sequencer::Seams {
@@ -143,6 +159,7 @@ impl Ledger {
             keys: keys.clone(),
             beginnings: beginnings.clone(),
             clock,
+            observer,
         };
         let sequencer = Sequencer::new(seams, host.to_owned(), epoch);
         std::thread::Builder::new()

@@ -3,12 +3,18 @@
 
 use std::sync::Arc;
 
-use kernel::machine::{self, Applied, Change, State, Stream};
+use kernel::machine::{self, Applied, Change, Kind, State, Stream};
+use kernel::meter::{self, Meter};
 use kernel::receipt::LogId;
 use kernel::values::Timestamp;
 
 use crate::Error;
 use crate::store::EntityRow;
+
+/// Where a meter is kept.
+pub(crate) fn meter_stream(meter: &Meter) -> Stream {
+    Stream::new(Kind::Meter, meter.key.id())
+}
 
 /// A stream's state and how many changes made it.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +23,8 @@ pub(crate) struct Versioned {
     pub(crate) state: Option<Arc<State>>,
     /// Whether the store has a row of it, as old as it may be.
     pub(crate) stored: bool,
+    /// Whether it has changed since it was read or stored.
+    pub(crate) changed: bool,
 }
 
 impl Versioned {
@@ -24,7 +32,8 @@ impl Versioned {
     pub(crate) fn of(row: &EntityRow) -> Result<Self, Error> {
         let state = serde_json::from_str(&row.body)
             .map_err(|error| Error::Corrupt(format!("state of {}: {error}", row.stream)))?;
-        Ok(Self { version: row.version, state: Some(Arc::new(state)), stored: true })
+        let state = Some(Arc::new(state));
+        Ok(Self { version: row.version, state, stored: true, changed: false })
     }
 
     /// Folds the changes that the receipt at `index` makes to this stream, in order.
@@ -41,7 +50,30 @@ impl Versioned {
             version = version.saturating_add(1);
             machine::apply(&mut state, change, &Applied { id, index, time });
         }
-        Self { version, state: state.map(Arc::new), stored: self.stored }
+        let changed = self.changed || version > self.version;
+        Self { version, state: state.map(Arc::new), stored: self.stored, changed }
+    }
+
+    /// What the change that comes next adds to a meter.
+    pub(crate) fn metered(&self, change: &Change, time: Timestamp) -> Option<Meter> {
+        let Change::Action(change) = change else { return None };
+        match self.state.as_deref() {
+            None => meter::of(None, change, time),
+            Some(State::Action(action)) => meter::of(Some(action), change, time),
+            Some(_) => None,
+        }
+    }
+
+    /// Adds to the sums of a meter.
+    pub(crate) fn add(self, meter: Meter) -> Self {
+        let Meter { key, sums } = meter;
+        let sums = match self.state.as_deref() {
+            Some(State::Meter(known)) => known.sums.plus(&sums),
+            _ => sums,
+        };
+        let state = Some(Arc::new(State::Meter(Meter { key, sums })));
+        let version = self.version.saturating_add(1);
+        Self { version, state, stored: self.stored, changed: true }
     }
 
     /// The row of this state; none where the stream has none.

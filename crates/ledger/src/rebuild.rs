@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::Error;
 use crate::edges::Edges;
 use crate::keys::{KeyProvider, NativeVerifier, Purpose};
-use crate::project::Versioned;
+use crate::project::{Versioned, meter_stream};
 use crate::store::{EntityRow, Head, ReceiptRow, Store};
 
 /// Receipts read at a time: 8 MB where each has 2 KB.
@@ -489,7 +489,12 @@ fn fold_row(
             return Err(format!("{stream}@{version} follows version {}", state.version));
         }
         let folded = std::mem::take(state);
+        let meter = folded.metered(&transition.change, time);
         *state = folded.fold(&transition.stream.id, [&transition.change], row.index, time);
+        if let Some(meter) = meter {
+            let sum = states.entry(meter_stream(&meter)).or_default();
+            *sum = std::mem::take(sum).add(meter);
+        }
     }
     Ok(())
 }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use kernel::limits;
 use kernel::machine::{self, Command, Refusal, State, Stream};
+use kernel::meter::Meter;
 use kernel::note::{Checkpoint, Note, NoteSignature};
 use kernel::receipt::{Body, LogId, Position, Statement, Transition};
+use kernel::run;
 use kernel::signing_key::KeyRanges;
 use kernel::tree::Frontier;
 use kernel::values::{Digest, Timestamp};
@@ -17,10 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::edges::Edges;
 use crate::keys::{KeyProvider, NoteSigner, P256Signer, Purpose};
-use crate::project::Versioned;
+use crate::project::{Versioned, meter_stream};
 use crate::sign::{SignPool, Signed, Unsigned};
 use crate::store::{Commit, Head, HeadUpdate, ReceiptRow, SideRow, Store, check_text};
-use crate::{Batch, Beginnings, Clock, Committed, Error, log_keys};
+use crate::{Batch, Beginnings, Clock, Committed, Error, Observer, log_keys};
 
 /// Batches in one physical commit. 256 receipts of 2 KB are half a megabyte: one fsync's worth.
 const GROUP_MAX: usize = 256;
@@ -92,6 +94,7 @@ pub(crate) struct Seams {
     pub(crate) keys: Arc<dyn KeyProvider>,
     pub(crate) beginnings: Beginnings,
     pub(crate) clock: Clock,
+    pub(crate) observer: Observer,
 }
 
 pub(crate) struct Sequencer {
@@ -99,6 +102,7 @@ pub(crate) struct Sequencer {
     keys: Arc<dyn KeyProvider>,
     beginnings: Beginnings,
     clock: Clock,
+    observer: Observer,
     host: String,
     epoch: u64,
     logs: HashMap<LogId, Log>,
@@ -107,9 +111,9 @@ pub(crate) struct Sequencer {
 
 impl Sequencer {
     pub(crate) fn new(seams: Seams, host: String, epoch: u64) -> Self {
-        let Seams { store, keys, beginnings, clock } = seams;
-        let pool = SignPool::start();
-        Self { store, keys, beginnings, clock, host, epoch, logs: HashMap::new(), pool }
+        let Seams { store, keys, beginnings, clock, observer } = seams;
+        let (pool, logs) = (SignPool::start(), HashMap::new());
+        Self { store, keys, beginnings, clock, observer, host, epoch, logs, pool }
     }
 
     /// Serves until every sender is gone or another server takes over.
@@ -145,7 +149,11 @@ impl Sequencer {
         };
         for waiting in pending {
             let checkpoint = checkpoints.get(&waiting.log).cloned().unwrap_or_default();
+            let log = waiting.log.clone();
             let answer = committed(waiting.log, waiting.chained, checkpoint);
+            if answer.index.is_some() {
+                (self.observer)(&log, &answer);
+            }
             drop(waiting.answer.send(Ok(answer)));
         }
         // Not before: what refused them may be a neighbour that was not durable until now.
@@ -182,7 +190,7 @@ impl Sequencer {
             let state = grown.and_then(|grown| grown.states.get(stream));
             match state.or_else(|| known.states.get(stream)) {
                 Some(state) => Ok(state.clone()),
-                None if batch.fresh.as_ref() == Some(stream) => Ok(Versioned::default()),
+                None if batch.fresh.contains(stream) => Ok(Versioned::default()),
                 None => self.latest(&batch.log, stream),
             }
         };
@@ -191,21 +199,7 @@ impl Sequencer {
                 return Err(Refusal::Moved.into());
             }
         }
-        let mut touched: HashMap<Stream, Versioned> = HashMap::new();
-        let mut transitions = Vec::new();
-        for command in batch.commands {
-            check_text(&command.stream.id)?;
-            let current = match touched.remove(&command.stream) {
-                Some(current) => current,
-                None => find(&command.stream)?,
-            };
-            let stream = command.stream.clone();
-            let next = advance(current, command, tail.size, time, &mut transitions)?;
-            touched.insert(stream, next);
-        }
-        if transitions.len() > limits::TRANSITIONS_PER_RECEIPT_MAX {
-            return Err(Error::TooManyTransitions);
-        }
+        let (touched, transitions) = carry_out(batch.commands, (tail.size, time), find)?;
         let index = (!transitions.is_empty()).then_some(tail.size);
         if index.is_some() {
             let body = Body { trace_id: batch.trace_id, transitions };
@@ -220,10 +214,7 @@ impl Sequencer {
             }
         }
         group.side.extend(batch.side);
-        let mut states = Vec::with_capacity(touched.len());
-        for (stream, versioned) in &touched {
-            states.extend(versioned.state.clone().map(|state| (stream.clone(), state)));
-        }
+        let states = left_behind(&touched);
         if index.is_some()
             && let Some(grown) = group.logs.get_mut(&batch.log)
         {
@@ -333,7 +324,7 @@ impl Sequencer {
             let Tail { prev, time, .. } = grown.tail;
             let head = Head { prev, time, frontier: frontier.clone(), checkpoint };
             commit.heads.push(HeadUpdate { log: log.clone(), old_size: known.tail.size, head });
-            for (stream, state) in &grown.states {
+            for (stream, state) in grown.states.iter().filter(|(_, state)| state.changed) {
                 let rows = if state.stored { &mut commit.entities } else { &mut commit.created };
                 rows.extend(state.row(log, stream)?);
             }
@@ -354,16 +345,16 @@ impl Sequencer {
 }
 
 impl Log {
-    /// Keeps the states that will be asked for again: those that somebody has to look at, and
-    /// accounts.
+    /// Keeps the states that will be asked for again: those that somebody has to look at, sums, and
+    /// runs that have not ended.
     fn remember(&mut self, states: States) {
         for (stream, versioned) in states {
             let live = versioned
                 .state
                 .as_deref()
-                .is_some_and(|state| state.due().is_some() || matches!(state, State::Account(_)));
+                .is_some_and(|state| state.due().is_some() || moves_again(state));
             if live {
-                self.states.insert(stream, Versioned { stored: true, ..versioned });
+                self.states.insert(stream, Versioned { stored: true, changed: false, ..versioned });
             } else {
                 self.states.remove(&stream);
             }
@@ -371,19 +362,72 @@ impl Log {
     }
 }
 
+/// Whether a state that nobody has to look at is moved by what others do.
+fn moves_again(state: &State) -> bool {
+    match state {
+        State::Account(_) | State::Meter(_) => true,
+        State::Run(run) => !run.status.has_ended(),
+        _ => false,
+    }
+}
+
+/// What a batch leaves behind, and the transitions by which it came to that.
+type CarriedOut = (HashMap<Stream, Versioned>, Vec<Transition>);
+
+/// Carries out commands one after the other, each on what those before it left behind. What moves
+/// with an action moves right after it.
+fn carry_out(
+    commands: Vec<Command>,
+    at: (u64, Timestamp),
+    find: impl Fn(&Stream) -> Result<Versioned, Error>,
+) -> Result<CarriedOut, Error> {
+    let mut touched: HashMap<Stream, Versioned> = HashMap::new();
+    let (mut transitions, mut meters) = (Vec::new(), Vec::new());
+    let mut commands = commands.into_iter();
+    let mut following = None;
+    while let Some(command) = following.take().or_else(|| commands.next()) {
+        check_text(&command.stream.id)?;
+        let stream = command.stream.clone();
+        let current = touched.remove(&stream).map_or_else(|| find(&stream), Ok)?;
+        let before = run::standing(current.state.as_deref());
+        let next = advance(current, command, at, &mut transitions, &mut meters)?;
+        // A step of a run moves with its action, whoever moved that.
+        following = run::follow(before, next.state.as_deref());
+        touched.insert(stream, next);
+    }
+    for meter in meters {
+        let stream = meter_stream(&meter);
+        let current = touched.remove(&stream).map_or_else(|| find(&stream), Ok)?;
+        touched.insert(stream, current.add(meter));
+    }
+    if transitions.len() > limits::TRANSITIONS_PER_RECEIPT_MAX {
+        return Err(Error::TooManyTransitions);
+    }
+    Ok((touched, transitions))
+}
+
+/// The states that a batch has touched, as it leaves them.
+fn left_behind(touched: &HashMap<Stream, Versioned>) -> Vec<(Stream, Arc<State>)> {
+    let state = |(stream, versioned): (&Stream, &Versioned)| {
+        versioned.state.clone().map(|state| (stream.clone(), state))
+    };
+    touched.iter().filter_map(state).collect()
+}
+
 /// Runs one command: the state machine steps, its changes are folded and recorded.
 fn advance(
     current: Versioned,
     command: Command,
-    index: u64,
-    time: Timestamp,
+    (index, time): (u64, Timestamp),
     transitions: &mut Vec<Transition>,
+    meters: &mut Vec<Meter>,
 ) -> Result<Versioned, Error> {
     let changes = machine::step(current.state.as_deref(), command.input, time)?;
-    let mut version = current.version;
-    let next = current.fold(&command.stream.id, &changes, index, time);
+    let mut next = current;
     for change in changes {
-        version = version.saturating_add(1);
+        meters.extend(next.metered(&change, time));
+        next = next.fold(&command.stream.id, [&change], index, time);
+        let version = next.version;
         transitions.push(Transition { stream: command.stream.clone(), version, change });
     }
     Ok(next)

@@ -20,6 +20,11 @@ pub(crate) mod tally {
             package!("tally.actions.v1");
         }
     }
+    pub(crate) mod agents {
+        pub mod v1 {
+            package!("tally.agents.v1");
+        }
+    }
     pub(crate) mod approvals {
         pub mod v1 {
             package!("tally.approvals.v1");
@@ -55,6 +60,16 @@ pub(crate) mod tally {
             package!("tally.me.v1");
         }
     }
+    pub(crate) mod recovery {
+        pub mod v1 {
+            package!("tally.recovery.v1");
+        }
+    }
+    pub(crate) mod runs {
+        pub mod v1 {
+            package!("tally.runs.v1");
+        }
+    }
     pub(crate) mod runtime {
         pub mod v1 {
             package!("tally.runtime.v1");
@@ -83,6 +98,11 @@ pub(crate) mod tally {
     pub(crate) mod accounts {
         pub mod v1 {
             package!("tally.accounts.v1");
+        }
+    }
+    pub(crate) mod metering {
+        pub mod v1 {
+            package!("tally.metering.v1");
         }
     }
     pub(crate) mod system {

@@ -73,7 +73,13 @@ pub(crate) async fn execute(
     let fuel_used = limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
     let denied = books.denials.take();
     let end = end(ended, store.data(), &denied);
-    Outcome { end, denied, fuel_used, memory_peak: store.data().memory.peak, cpu: books.meter.used() }
+    Outcome {
+        end,
+        denied,
+        fuel_used,
+        memory_peak: store.data().memory.peak,
+        cpu: books.meter.used(),
+    }
 }
 
 /// Lets code go on that waits for something, until its time is over.

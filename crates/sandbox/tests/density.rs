@@ -1,9 +1,5 @@
 //! Many sandboxes: a thousand at once, and a hundred thousand one after the other.
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests fail loudly"
-)]
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests fail loudly")]
 
 #[expect(dead_code, reason = "the corpus uses more of it")]
 mod support;

@@ -1,9 +1,5 @@
 //! The agents in `examples/agents/` run as the guide says.
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests fail loudly"
-)]
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests fail loudly")]
 
 #[expect(dead_code, reason = "the corpus uses more of it")]
 mod support;

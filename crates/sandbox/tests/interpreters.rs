@@ -1,9 +1,5 @@
 //! Agents as source text, run by the real interpreters.
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests fail loudly"
-)]
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests fail loudly")]
 
 #[expect(dead_code, reason = "the corpus uses more of it")]
 mod support;

@@ -248,6 +248,7 @@ fn admit(
         }
     };
     let trace_id = trace_id(request.headers());
+    request.extensions_mut().insert(allowance);
     request.extensions_mut().insert(Caller { idempotency_key: key, trace_id, ..caller });
     Ok(Some((credential, allowance)))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use connectors::Grants;
+use connectors::{EmailConfig, Grants};
 use kernel::ids::ToolId;
 use kernel::values::MicroUsd;
 use ledger::postgres::Database;
@@ -65,8 +65,13 @@ pub struct Config {
     pub workspace: String,
     /// What the tools may reach.
     pub grants: Grants,
+    /// The server that e-mail is handed to; without it there is no `email.send`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<EmailConfig>,
     /// The price of one call of a tool, in micro-USD.
     pub prices: BTreeMap<ToolId, MicroUsd>,
+    /// The providers of models that `llm.invoke` asks, and what their models cost.
+    pub models: connectors::llm::ModelsConfig,
     /// A PEM file with further certificate authorities that tools trust.
     pub extra_ca: Option<PathBuf>,
     /// Policy.
@@ -88,6 +93,8 @@ pub struct Config {
     pub sandbox: crate::SandboxConfig,
     /// What is attested of it.
     pub attestation: crate::AttestationConfig,
+    /// How many runs there may be.
+    pub runs: crate::RunsConfig,
 }
 
 /// The URL of a database. It may hold a password, so it is not shown.
@@ -158,7 +165,9 @@ impl Default for Config {
             tenant: "main".to_owned(),
             workspace: "main".to_owned(),
             grants: Grants::default(),
+            email: None,
             prices: BTreeMap::new(),
+            models: connectors::llm::ModelsConfig::default(),
             extra_ca: None,
             policy: Policy::default(),
             oidc: Vec::new(),
@@ -169,6 +178,7 @@ impl Default for Config {
             mcp: crate::McpConfig::default(),
             sandbox: crate::SandboxConfig::default(),
             attestation: crate::AttestationConfig::default(),
+            runs: crate::RunsConfig::default(),
         }
     }
 }
@@ -247,9 +257,12 @@ impl Config {
         if self.policy.ttl_s == 0 || self.policy.confirm_every_s == Some(0) {
             return value("policy", "ttl_s and confirm_every_s are at least 1");
         }
+        let models = self.models.check();
+        models.map_err(|error| Error::Value { key: "models", reason: error.to_string() })?;
         self.keys.check()?;
         self.mcp.check()?;
         self.sandbox.check()?;
+        self.runs.check()?;
         self.attestation.check(self.public_url.as_deref())?;
         witnesses::check(self)
     }

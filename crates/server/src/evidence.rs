@@ -10,7 +10,7 @@ use kernel::limits::BUNDLE_RECEIPTS_MAX;
 use kernel::machine::{Change, Kind, State};
 use kernel::note::{Checkpoint, Note};
 use kernel::receipt::{LogId, Statement};
-use kernel::values::Digest;
+use kernel::values::{Digest, MicroUsd};
 use kernel::verify::Trust;
 use ledger::evidence::{
     BundleReport, ExportRequest, Pinned, Selection, export, export_under, verify_bundle,
@@ -59,7 +59,17 @@ impl Told {
                     }
                     continue;
                 }
+                // What it cost is said by whoever establishes what happened.
+                action::Change::Finished { outcome, .. }
+                    if outcome.status == action::Status::Unknown =>
+                {
+                    MicroUsd::ZERO
+                }
                 action::Change::Finished { outcome, .. } => outcome.cost,
+                action::Change::Retried { cost, .. } => {
+                    self.spent_micro_usd = self.spent_micro_usd.saturating_add(cost.0);
+                    continue;
+                }
                 action::Change::Reconciled { cost, .. } => cost,
                 _ => continue,
             };

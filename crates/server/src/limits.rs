@@ -34,10 +34,6 @@ pub const QUEUE_IDLE: Duration = Duration::from_secs(1);
 pub const QUEUE_REST: Duration = Duration::from_secs(1);
 /// How often a submit decides anew because policy changed under it.
 pub const DECIDE_AGAIN_MAX: u32 = 4;
-/// The first delay before another attempt; it doubles with each.
-pub const RETRY_BASE_MS: i64 = 200;
-/// The longest delay before another attempt.
-pub const RETRY_MAX_MS: i64 = 60_000;
 /// How often keys of old content are destroyed.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// How long a stopping server waits for requests under way, and then for actions.
@@ -144,3 +140,48 @@ pub const UPSTREAM_TOKEN_MICROS: i64 = 120 * 1_000_000;
 pub const LOGIN_SCOPES_MAX: usize = 64;
 /// Bytes of the URL that a person is sent back to from an upstream.
 pub const CALLBACK_BYTES_MAX: usize = 16 << 10;
+/// Days that usage is summed up over where nobody says otherwise.
+pub const USAGE_DAYS_DEFAULT: i64 = 30;
+/// Days that usage is summed up over at most.
+pub const USAGE_DAYS_MAX: i64 = 366;
+/// Rows of one answer about usage.
+pub const USAGE_ROWS_MAX: usize = 10_000;
+/// Meters that are read at once: about 400 bytes each.
+pub const METERS_PAGE: u32 = 1_000;
+/// Moves of a run in one commit, such as steps that are skipped: a receipt has room for 64.
+pub const RUN_MOVES_PER_COMMIT: usize = 32;
+/// Moves of a run by one look at it: 100 steps, each called 100 times, and some more.
+pub const RUN_MOVES_MAX: usize = 10_500;
+/// Locks of runs from which on those that nobody holds are forgotten.
+pub const RUN_LOCKS_SWEPT: usize = 1_024;
+/// When a run may be asked for again where too many wait.
+pub const RUNS_FULL_RETRY_MS: u64 = 1_000;
+/// Differences between two runs that are told.
+pub const DIFFERENCES_MAX: usize = 100;
+
+/// Keys of the key-value store of one workspace.
+pub const KV_KEYS_MAX: u64 = 10_000;
+/// Bytes of its keys and values together.
+pub const KV_BYTES_MAX: u64 = 64 << 20;
+
+/// Receipts after which what earlier attempts came to is kept anew. A start reads at most about so
+/// many: less than a second.
+pub(crate) const EXPERIENCE_KEEP_RECEIPTS: u64 = 20_000;
+/// How long it is not kept at most.
+pub(crate) const EXPERIENCE_KEEP_EVERY: Duration = Duration::from_secs(30);
+/// Receipts that are read at once.
+pub(crate) const EXPERIENCE_PAGE: u32 = 512;
+/// How often an agent says that it is there.
+pub(crate) const HEARTBEAT_EVERY_S: u32 = 30;
+/// Heartbeats that may be missed before an agent is stale.
+pub(crate) const HEARTBEATS_MISSED_MAX: u32 = 3;
+/// How often the heartbeats of one agent are kept: more often they are only remembered.
+pub(crate) const HEARTBEAT_KEEP_EVERY: Duration = Duration::from_secs(15);
+/// Bytes of what an agent says of its program.
+pub(crate) const BUILD_BYTES_MAX: usize = 128;
+/// Entries of an answer to a query where nothing is said.
+pub(crate) const QUERY_LIMIT_DEFAULT: usize = 20;
+/// Entries of an answer to a query.
+pub(crate) const QUERY_LIMIT_MAX: usize = 100;
+/// Actions that a query looks through, the newest first.
+pub(crate) const QUERY_ACTIONS_MAX: usize = 10_000;

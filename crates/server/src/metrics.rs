@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::response::IntoResponse as _;
 use kernel::ids::TenantId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -35,6 +36,11 @@ struct ByStage {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByEffect {
     effect: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByMeasure {
+    measure: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -89,6 +95,7 @@ pub(crate) struct Metrics {
     witnesses: Family<ByWitness, Counter>,
     upstreams: Family<ByUpstream, Gauge>,
     contacts: Family<ByStatus, Counter>,
+    budget_alerts: Family<ByMeasure, Counter>,
 }
 
 impl Metrics {
@@ -130,6 +137,9 @@ impl Metrics {
         let contacts = Family::<ByStatus, Counter>::default();
         let help = "How often MCP servers were asked what they offer, by what came of it";
         registry.register("mcp_server_contacts", help, contacts.clone());
+        let budget_alerts = Family::<ByMeasure, Counter>::default();
+        let help = "Shares of budgets that were passed, by what runs low";
+        registry.register("budget_alerts", help, budget_alerts.clone());
         Self {
             registry,
             requests,
@@ -142,6 +152,7 @@ impl Metrics {
             witnesses,
             upstreams,
             contacts,
+            budget_alerts,
         }
     }
 
@@ -195,8 +206,25 @@ impl Metrics {
         self.contacts.get_or_create(&ByStatus { status }).inc();
     }
 
+    /// A budget passed a share at which somebody wants to know.
+    pub(crate) fn budget_alert(&self, measure: &'static str) {
+        self.budget_alerts.get_or_create(&ByMeasure { measure }).inc();
+    }
+
+    /// What a scrape is answered by.
+    pub(crate) fn show(&self) -> axum::response::Response {
+        const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        match self.text() {
+            Ok(text) => ([(http::header::CONTENT_TYPE, TYPE)], text).into_response(),
+            Err(error) => {
+                tracing::error!(%error, "metrics");
+                http::StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
+
     /// The text that Prometheus reads.
-    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+    fn text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

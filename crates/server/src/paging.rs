@@ -48,6 +48,7 @@ fn last_id(states: &[State]) -> String {
     match states.last() {
         Some(State::Action(action)) => action.id.to_string(),
         Some(State::Approval(approval)) => approval.id.to_string(),
+        Some(State::Run(run)) => run.id.to_string(),
         Some(State::Session(session)) => session.id.clone(),
         _ => String::new(),
     }

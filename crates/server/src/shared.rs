@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use connectors::Tools;
 use kernel::control::Principal;
 use kernel::delegation::delegable;
-use kernel::ids::{ActionId, ApprovalId, EnvironmentId, PrincipalId, TenantId, WorkspaceId};
+use kernel::ids::{ActionId, ApprovalId, EnvironmentId, PrincipalId, RunId, TenantId, WorkspaceId};
 use kernel::machine::Command;
 use kernel::principal::{ActorChain, PrincipalKind, Role, permitted};
 use kernel::receipt::LogId;
@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) control: Control,
     pub(crate) ledger: Ledger,
     pub(crate) vault: Vault,
+    /// Who changes the values of which workspace.
+    pub(crate) spaces: crate::kv::Spaces,
     pub(crate) policy: PolicyPoint,
     pub(crate) tools: Tools,
     /// The MCP servers.
@@ -66,6 +68,12 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<crate::sandbox::registry::Registry>,
     /// What untrusted code runs in.
     pub(crate) sandbox: Arc<crate::sandbox::Sandbox>,
+    /// The runs under way.
+    pub(crate) runs: Arc<crate::runs::Runs>,
+    /// What earlier attempts came to.
+    pub(crate) experiences: Arc<crate::experience::Experiences>,
+    /// Which agents are there.
+    pub(crate) presence: crate::agents::Presence,
     pub(crate) config: crate::Config,
 }
 
@@ -228,6 +236,10 @@ pub(crate) fn new_id(prefix: &str) -> String {
 
 pub(crate) fn new_action_id() -> Result<ActionId> {
     ActionId::new(new_id("act")).map_err(Refused::internal)
+}
+
+pub(crate) fn new_run_id() -> Result<RunId> {
+    RunId::new(new_id("run")).map_err(Refused::internal)
 }
 
 pub(crate) fn new_approval_id() -> Result<ApprovalId> {

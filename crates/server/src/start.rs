@@ -10,13 +10,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use connectors::transform::Worker;
-use connectors::{SystemResolver, Tools, ToolsConfig};
+use connectors::Tools;
 use kernel::receipt::LogId;
-use ledger::content::Vault;
 use ledger::keys::{FileKeys, KeyProvider};
-use ledger::store::Store;
-use ledger::{Clock, Ledger, rebuild};
 use proto::identity::CreateKeyResponse;
 use proto::rest::{BodyLimits, Services};
 use serde::{Deserialize, Serialize};
@@ -25,32 +21,33 @@ use tokio_util::task::TaskTracker;
 
 use crate::accounts::AccountsApi;
 use crate::actions::{ActionsApi, queue};
+use crate::agents::AgentsApi;
 use crate::approvals::ApprovalsApi;
 use crate::auth::{Gate, gate};
-use crate::directory::Directory;
 use crate::error::Refused;
 use crate::evidence::EvidenceApi;
+use crate::experience;
 use crate::identity::Identity;
 use crate::identity_api::IdentityApi;
 use crate::ledger_api::LedgerApi;
 use crate::listen::{self, Listener};
 use crate::me::MeApi;
-use crate::metrics::Metrics;
+use crate::metering::MeteringApi;
+use crate::open::{open, tools};
 use crate::policies::{self, PoliciesApi};
 use crate::receipts::ReceiptsApi;
+use crate::recovery::RecoveryApi;
+use crate::runs::{self, RunsApi};
 use crate::runtime::RuntimeApi;
-use crate::sandbox::registry::Registry;
-use crate::sandbox::{self, Sandbox, SandboxesApi};
-use crate::secrets::{Secrets, SecretsApi};
-use crate::shared::{Control, Shared, system_clock};
+use crate::sandbox::{self, SandboxesApi};
+use crate::secrets::SecretsApi;
+use crate::shared::Shared;
 use crate::standby::{self, Front};
 use crate::stores::{Epochs, Stores};
 use crate::system::SystemApi;
-use crate::tokens::Tokens;
 use crate::tools::ToolsApi;
-use crate::upstreams::{self, MakeParts, Upstreams, UpstreamsApi};
-use crate::waiters::Waiters;
-use crate::witnesses::{self, Witnesses};
+use crate::upstreams::{self, UpstreamsApi};
+use crate::witnesses;
 use crate::{
     Config, ConfigError, doubt, grpc, keys, limits, mcp, oauth, oidc, pages, signing_keys,
 };
@@ -288,6 +285,7 @@ impl Start {
             None => Arc::new(FileKeys::open(&config.keys_dir())?),
         };
         let shared = Arc::new(open(config, tools, issuer, keys, &stores, epochs, running)?);
+        experience::load(&shared)?;
         signing_keys::resume(&shared).await?;
         queue::recover(&shared).await?;
         shared.gateway.held.load(&shared.ledger, shared.now())?;
@@ -297,12 +295,14 @@ impl Start {
         }
         upstreams::declare(&shared).await?;
         tasks.spawn(queue::serve(shared.clone(), stop.clone()));
+        tasks.spawn(runs::begin(&shared, stop.clone())?);
         tasks.spawn(sandbox::interrupt(shared.clone(), stop.clone()));
         tasks.spawn(sandbox::prepare(shared.clone(), stop.clone()));
         tasks.spawn(upstreams::serve(shared.clone(), stop.clone()));
         tasks.spawn(doubt::settle(shared.clone(), stop.clone()));
         tasks.spawn(confirm(shared.clone(), stop.clone()));
         tasks.spawn(sweep(shared.clone(), stop.clone()));
+        tasks.spawn(experience::serve(shared.clone(), stop.clone()));
         let surface = mcp::Surface::new(shared.clone(), &url);
         tasks.spawn(mcp::serve(surface.clone(), stop.clone()));
         tasks.spawn(witnesses::serve(shared.clone(), stop));
@@ -325,127 +325,6 @@ fn issuer(config: &Config, listener: &Listener) -> String {
         true => format!("{scheme}://{}:{}", config.host, address.port()),
         false => format!("{scheme}://{address}"),
     }
-}
-
-/// Opens keys; loads the control plane.
-pub(crate) fn open(
-    config: Config,
-    tools: Tools,
-    issuer: String,
-    keys: Arc<dyn KeyProvider>,
-    stores: &Stores,
-    epochs: Epochs,
-    running: TaskTracker,
-) -> Result<Shared, Error> {
-    let clock: Clock = system_clock();
-    let plane = |store: &Arc<dyn Store>, epoch| {
-        Ledger::start_at(store.clone(), keys.clone(), clock.clone(), &config.host, epoch)
-    };
-    fold_control(stores.control.as_ref(), keys.as_ref(), &config.host)?;
-    let control = plane(&stores.control, epochs.control)?;
-    let runtime = plane(&stores.runtime, epochs.runtime)?;
-    let limits = policy::Config {
-        confirmation_ttl_s: config.policy.ttl_s.into(),
-        decision_limit_ms: config.policy.decision_limit_ms,
-    };
-    let control_key = policies::control_key(keys.as_ref()).map_err(Error::Start)?;
-    let directory = Arc::new(Directory::load(&control)?);
-    let (doubt, sealed) = (Arc::default(), Arc::new(Vault::new(control.clone(), keys.clone())));
-    let known = (directory.clone(), Arc::clone(&doubt));
-    let secrets = Secrets::new(known, (sealed.clone(), control.clone()), clock.clone());
-    let secrets = Arc::new(secrets);
-    let parts = upstream_parts(&config, &secrets)?;
-    let upstreams = Upstreams::load(&control, sealed.clone(), parts)?;
-    let registry = Registry::load(&control, config.sandbox.ceiling())?;
-    Ok(Shared {
-        secrets,
-        registry: Arc::new(registry),
-        upstreams: Arc::new(upstreams),
-        control: Control {
-            directory,
-            doubt,
-            vault: sealed,
-            ledger: control,
-            founding: tokio::sync::Mutex::default(),
-            rotating: tokio::sync::Mutex::default(),
-        },
-        vault: Vault::new(runtime.clone(), keys),
-        ledger: runtime,
-        policy: policy::PolicyPoint::new(&limits, control_key, clock.clone()),
-        tools,
-        clock,
-        tokens: Tokens::new(issuer),
-        metrics: Metrics::new(),
-        waiters: Waiters::default(),
-        running,
-        gateway: crate::mcp::Gateway::default(),
-        queue: tokio::sync::Notify::new(),
-        witnesses: Witnesses::new(&config)?,
-        sandbox: Arc::new(Sandbox::open(&config)?),
-        config,
-    })
-}
-
-/// Who may do what, and which policy is in force, is believed from receipts that verify alone:
-/// states that differ from what these fold to are made anew. Control logs are small.
-fn fold_control(store: &dyn Store, keys: &dyn KeyProvider, host: &str) -> Result<(), Error> {
-    for log in store.logs()? {
-        let report = rebuild::verify_log(store, host, keys, &log)?;
-        if let Some(error) = report.errors.first() {
-            let log = report.origin;
-            return Err(Error::Start(format!("the log `{log}` does not verify: {error}")));
-        }
-        let differences = rebuild::diff(store, &log)?;
-        for difference in &differences {
-            let stream = &difference.stream;
-            tracing::error!(%stream, log = report.origin, "a state differs from its log");
-        }
-        if !differences.is_empty() {
-            rebuild::rebuild(store, &log)?;
-        }
-    }
-    Ok(())
-}
-
-/// What the clients of MCP servers need of their surroundings.
-fn upstream_parts(config: &Config, secrets: &Arc<Secrets>) -> Result<MakeParts, Error> {
-    let (extra_ca_pem, secrets) = (extra_ca(config)?, secrets.clone());
-    let data = config.data.clone();
-    Ok(Box::new(move |tenant, spec, logs_in| {
-        let parts = connectors::mcp::Parts {
-            extra_ca_pem: extra_ca_pem.clone(),
-            secrets: Arc::new(upstreams::SecretsOf::new(&secrets, tenant)),
-            confine: Some(Arc::new(sandbox::Servers::new(&data, tenant))),
-            ..connectors::mcp::Parts::default()
-        };
-        if logs_in { secrets.authorise(tenant, spec, parts) } else { parts }
-    }))
-}
-
-/// The text of the file with further certificate authorities.
-pub(crate) fn extra_ca(config: &Config) -> Result<Option<String>, ConfigError> {
-    let read = |path: &PathBuf| {
-        let failed = |source| ConfigError::Read { path: path.clone(), source };
-        fs::read_to_string(path).map_err(failed)
-    };
-    config.extra_ca.as_ref().map(read).transpose()
-}
-
-pub(crate) fn tools(config: &Config) -> Result<Tools, Error> {
-    let program = std::env::current_exe()
-        .map_err(|source| Error::Data { path: PathBuf::from("the program itself"), source })?;
-    // The program's allocator: what it would reserve is more than the worker may have.
-    let env = vec![("MIMALLOC_ARENA_RESERVE".into(), "0".into())];
-    let jq_worker = Worker { program, args: vec!["internal".into(), "jq".into()], env };
-    // What runs code knows its own.
-    let prices = config.prices.clone().into_iter().filter(|(tool, _)| !sandbox::is_code(tool));
-    Ok(Tools::new(ToolsConfig {
-        grants: config.grants.clone(),
-        prices: prices.collect(),
-        jq_worker: Some(jq_worker),
-        extra_ca_pem: extra_ca(config)?,
-        resolver: Arc::new(SystemResolver),
-    })?)
 }
 
 /// Makes the first tenant and writes its owner's key, on the first start.
@@ -526,13 +405,17 @@ async fn sweep(shared: Arc<Shared>, stop: CancellationToken) {
 pub(crate) type Served = Services<
     AccountsApi,
     ActionsApi,
+    AgentsApi,
     ApprovalsApi,
     EvidenceApi,
     IdentityApi,
     LedgerApi,
     MeApi,
+    MeteringApi,
     PoliciesApi,
     ReceiptsApi,
+    RecoveryApi,
+    RunsApi,
     RuntimeApi,
     SandboxesApi,
     SecretsApi,
@@ -551,13 +434,17 @@ pub(crate) fn router(
     let services: Served = Services {
         accounts: Arc::new(AccountsApi(shared.clone())),
         actions: Arc::new(ActionsApi(shared.clone())),
+        agents: Arc::new(AgentsApi(identity.clone())),
         approvals: Arc::new(ApprovalsApi(shared.clone())),
         evidence: Arc::new(EvidenceApi(shared.clone())),
         identity: Arc::new(IdentityApi(identity)),
         ledger: Arc::new(LedgerApi(shared.clone())),
         me: Arc::new(MeApi(shared.clone())),
+        metering: Arc::new(MeteringApi(shared.clone())),
         policies: Arc::new(PoliciesApi(shared.clone())),
         receipts: Arc::new(ReceiptsApi(shared.clone())),
+        recovery: Arc::new(RecoveryApi(shared.clone())),
+        runs: Arc::new(RunsApi(shared.clone())),
         runtime: Arc::new(RuntimeApi(shared.clone())),
         sandboxes: Arc::new(SandboxesApi(shared.clone())),
         secrets: Arc::new(SecretsApi(shared.clone())),
@@ -569,7 +456,7 @@ pub(crate) fn router(
     let body = BodyLimits { json: limits::BODY_BYTES_MAX, raw: limits::RAW_BODY_BYTES_MAX };
     let metrics = shared.clone();
     proto::rest::router(services, body)
-        .route("/metrics", get(move || async move { show_metrics(&metrics) }))
+        .route("/metrics", get(move || async move { metrics.metrics.show() }))
         .route("/openapi.json", get(openapi))
         .merge(oauth::router(shared.clone()))
         .merge(oidc::router(shared.clone(), providers))
@@ -583,15 +470,4 @@ pub(crate) fn router(
 
 async fn openapi() -> impl IntoResponse {
     ([(http::header::CONTENT_TYPE, "application/json")], proto::OPENAPI_JSON)
-}
-
-fn show_metrics(shared: &Shared) -> axum::response::Response {
-    const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match shared.metrics.text() {
-        Ok(text) => ([(http::header::CONTENT_TYPE, TYPE)], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics");
-            http::StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
 }

@@ -67,6 +67,7 @@ impl Found<'_> {
     /// What a call with these parameters (already valid) is.
     pub(crate) fn facts(&self, params: &RawJson) -> CallFacts {
         match self {
+            Self::Builtin(tool) => tool.facts(params),
             Self::Code(tool) => tool.facts(params),
             other => other.manifest().facts(params),
         }

@@ -34,6 +34,8 @@ pub fn permit(plan_digest: Digest) -> Permit {
         account: None,
         idempotent: true,
         timeout_ms: 1_000,
+        step: None,
+        max_attempts: None,
     };
     let asked = action::Input::Request {
         request: request.into(),

@@ -50,7 +50,7 @@ const EFFECTS: [Effect; 3] = [
         allowed: &[
             ("server", "the daemon's surfaces"),
             ("connectors", "targets its tests call"),
-            ("cli", "the target that `tally demo` starts for itself"),
+            ("cli", "the target that `tally demo` starts for itself, and the simulator of models"),
             ("bench", "targets of the load generator"),
             ("mcpkit", "MCP servers that tests call"),
         ],

@@ -2,10 +2,13 @@
 
 pub(crate) mod accounts;
 pub(crate) mod actions;
+pub(crate) mod agents;
 pub(crate) mod approvals;
 pub(crate) mod attest;
 pub(crate) mod attest_verify;
+pub(crate) mod cost;
 pub(crate) mod demands;
+pub(crate) mod dev;
 pub(crate) mod evidence;
 pub(crate) mod growth;
 pub(crate) mod identity;
@@ -17,6 +20,7 @@ pub(crate) mod me;
 pub(crate) mod migrate;
 pub(crate) mod policy;
 pub(crate) mod receipts;
+pub(crate) mod run;
 pub(crate) mod runtime;
 pub(crate) mod sandbox;
 pub(crate) mod secret;

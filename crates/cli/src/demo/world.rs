@@ -121,7 +121,7 @@ fn config(dir: &std::path::Path, target: &Target) -> anyhow::Result<Config> {
         private: true,
     };
     let grants =
-        Grants { http: vec![target], fs_read: vec![dir.join("files")], fs_write: Vec::new() };
+        Grants { http: vec![target], fs_read: vec![dir.join("files")], ..Grants::default() };
     let listen = "127.0.0.1:0".to_owned();
     Ok(Config { data: dir.join("data"), listen, grants, ..Config::default() })
 }

@@ -23,7 +23,7 @@ use super::action;
 pub(crate) struct Delivery {
     pub(crate) method: String,
     pub(crate) path: String,
-    /// Its Idempotency-Key.
+    /// Its Idempotency-Key, or the id that it has as a webhook.
     pub(crate) key: Option<String>,
 }
 
@@ -106,7 +106,8 @@ async fn answer(
     pause: Duration,
 ) -> Result<Response<Full<Bytes>>, &'static str> {
     let path = request.uri().path().to_owned();
-    let key = request.headers().get("idempotency-key").map(|key| key.to_str().unwrap().to_owned());
+    let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+    let key = header("idempotency-key").or_else(|| header("webhook-id"));
     let delivery = Delivery { method: request.method().to_string(), path: path.clone(), key };
     let (nth, total) = {
         let mut seen = seen.lock().unwrap();

@@ -152,15 +152,23 @@ pub(crate) async fn source_of_a_tool(host: &Host) {
     host.unharmed("changed source of a tool").await;
 }
 
+/// More components than a server keeps ready that came with requests.
+const LOADED: u8 = 20;
+
 /// Compiled code in the cache is changed: it is compiled anew, and does what the component says.
 pub(crate) async fn compiled_code(host: &Host) {
-    let mut code = echo();
     // A custom section of its own, so that nobody has it loaded.
-    code.extend([0, 5, 4, b't', b'e', b's', b't']);
-    let run = |input: Value| {
-        let request: ExecuteRequest = component(code.clone()).input(&input);
+    let marked = |mark: u8| {
+        let mut code = echo();
+        code.extend([0, 5, 4, b't', b'e', b's', mark]);
+        code
+    };
+    let code = marked(b't');
+    let run_one = |code: Vec<u8>, input: Value| {
+        let request: ExecuteRequest = component(code).input(&input);
         async move { host.agent.execute(&request, None).await.unwrap() }
     };
+    let run = |input: Value| run_one(code.clone(), input);
     assert_eq!(run(json!(1)).await.outcome, "SUCCESS");
     let digest = Digest::of(&code).hex();
     let digest = digest.trim_start_matches("sha256:");
@@ -175,6 +183,10 @@ pub(crate) async fn compiled_code(host: &Host) {
     bytes[middle] ^= 1;
     fs::remove_file(&path).unwrap();
     fs::write(&path, &bytes).unwrap();
+    // So many others that the server has forgotten it.
+    for mark in 0..LOADED {
+        assert_eq!(run_one(marked(mark), json!(1)).await.outcome, "SUCCESS");
+    }
     let ended = run(json!(2)).await;
     assert_eq!((ended.outcome.as_str(), json_of(ended.output.as_ref())), ("SUCCESS", json!(2)));
     assert_ne!(fs::read(&path).unwrap(), bytes, "it was compiled anew");

@@ -135,7 +135,11 @@ async fn stranger(server: &Server) -> Bundle {
     let made = server.owner.create_tenant(&request, None).await.unwrap();
     let key = made.owner.unwrap().key;
     let founder = Client::new(&server.url, &key).unwrap();
-    let account = CreateAccountRequest { account_id: "till".to_owned(), name: "a till".to_owned() };
+    let account = CreateAccountRequest {
+        account_id: "till".to_owned(),
+        name: "a till".to_owned(),
+        ..Default::default()
+    };
     founder.create_account(&account, None).await.unwrap();
     exported(server, &key, &WHOLE)
 }

@@ -117,7 +117,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Option<Fa
 }
 
 /// `Retry-After` in milliseconds: a number of seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<u64> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<u64> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let seconds = match text.parse::<u64>() {
         Ok(seconds) => seconds,

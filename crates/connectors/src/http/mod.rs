@@ -1,6 +1,6 @@
 //! `core.http_call`: HTTP/1.1 to granted hosts, at addresses that were checked.
 
-mod answer;
+pub(crate) mod answer;
 mod redirect;
 pub(crate) mod request;
 pub(crate) mod wire;
@@ -15,7 +15,7 @@ use kernel::json::RawJson;
 use crate::address::{self, Refused, Resolver};
 use crate::grants::Rule;
 use crate::limits;
-use crate::tools::{Context, Done, EffectChange, Error, Fault};
+use crate::tools::{Context, Done, EffectChange, Fault};
 use request::{Request, Target};
 
 /// Checks what the schema cannot say of the parameters.
@@ -42,7 +42,7 @@ pub(crate) struct Progress(AtomicBool);
 
 impl Progress {
     /// From here on the host may have the request.
-    fn sending(&self) {
+    pub(crate) fn sending(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
@@ -51,7 +51,7 @@ impl Progress {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    fn sent(&self) -> bool {
+    pub(crate) fn sent(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -60,9 +60,9 @@ impl Http {
     pub(crate) fn new(
         rules: Vec<Rule>,
         resolver: Arc<dyn Resolver>,
-        extra_ca_pem: Option<&str>,
-    ) -> Result<Self, Error> {
-        Ok(Self { rules, resolver, tls: wire::tls(extra_ca_pem)? })
+        tls: tokio_rustls::TlsConnector,
+    ) -> Self {
+        Self { rules, resolver, tls }
     }
 
     /// One call, its redirects included, within its time.
@@ -74,6 +74,16 @@ impl Http {
     ) -> Result<Done, Fault> {
         let mut request = Request::parse(params)?;
         request.set_idempotency_key(&context.idempotency_key)?;
+        self.send(request, idempotent, context).await
+    }
+
+    /// The same with a request that is made already.
+    pub(crate) async fn send(
+        &self,
+        request: Request,
+        idempotent: bool,
+        context: &Context<'_>,
+    ) -> Result<Done, Fault> {
         let progress = Progress::default();
         let within = request.timeout;
         let ended = tokio::time::timeout(within, self.follow(request, context, &progress)).await;
@@ -148,7 +158,7 @@ impl Http {
 }
 
 /// Names no address: what a private name resolves to is not for an agent to learn.
-fn address_refused(target: &Target) -> Failure {
+pub(crate) fn address_refused(target: &Target) -> Failure {
     let (host, port) = (&target.host, target.port);
     let message = format!(
         "{host} has an address that is not public: only a grant for this host and port {port} \

@@ -19,7 +19,7 @@ mod pool;
 mod serve;
 mod slot;
 mod spec;
-mod sse;
+pub(crate) mod sse;
 mod stdio;
 mod upstream;
 mod watch;

@@ -4,9 +4,9 @@ use crate::limits;
 
 /// One event.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Event {
+pub(crate) struct Event {
     /// Its data; empty where it only carries an id or a wait.
-    pub(super) data: Vec<u8>,
+    pub(crate) data: Vec<u8>,
     /// Where to take the stream up again.
     pub(super) id: Option<String>,
     /// How long to wait before that, in milliseconds.
@@ -17,11 +17,13 @@ pub(super) struct Event {
 
 /// The stream broke a limit.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
+pub(crate) struct TooLong;
 
 /// Reads events out of the bytes that are put in.
-#[derive(Debug, Default)]
-pub(super) struct Reader {
+#[derive(Debug)]
+pub(crate) struct Reader {
+    /// Bytes of one event.
+    max: usize,
     line: Vec<u8>,
     /// The last byte was a carriage return: a line feed that follows belongs to it.
     returned: bool,
@@ -33,9 +35,30 @@ pub(super) struct Reader {
     started: bool,
 }
 
+impl Default for Reader {
+    fn default() -> Self {
+        Self::bounded(limits::MCP_MESSAGE_BYTES_MAX)
+    }
+}
+
 impl Reader {
+    /// One that takes events of so many bytes.
+    pub(crate) fn bounded(max: usize) -> Self {
+        Self {
+            max,
+            line: Vec::new(),
+            returned: false,
+            data: Vec::new(),
+            lines: 0,
+            kind: Vec::new(),
+            id: None,
+            retry: None,
+            started: false,
+        }
+    }
+
     /// Takes `bytes` and gives the events that they complete.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
         let mut events = Vec::new();
         while !bytes.is_empty() {
             if std::mem::take(&mut self.returned) {
@@ -44,7 +67,7 @@ impl Reader {
             }
             let end = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
             let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
-            if self.line.len() + self.data.len() + part.len() > limits::MCP_MESSAGE_BYTES_MAX {
+            if self.line.len() + self.data.len() + part.len() > self.max {
                 return Err(TooLong);
             }
             self.line.extend_from_slice(part);

@@ -14,7 +14,9 @@ fn all(prices: &[(&str, i64)]) -> Result<Tools, crate::Error> {
     let prices: BTreeMap<_, _> =
         prices.iter().map(|(id, n)| (ToolId::new(id).unwrap(), MicroUsd(*n))).collect();
     let jq_worker = Some(Worker { program: "/bin/false".into(), args: vec![], env: vec![] });
-    Tools::new(ToolsConfig { prices, jq_worker, ..ToolsConfig::default() })
+    let email = json!({"host": "mail.test", "from": ["bot@example.com"]});
+    let email = Some(serde_json::from_value(email).unwrap());
+    Tools::new(ToolsConfig { prices, jq_worker, email, ..ToolsConfig::default() })
 }
 
 fn id(text: &str) -> ToolId {
@@ -35,11 +37,17 @@ fn digests_are_stable() {
     assert_eq!(got, GOLDEN);
 }
 
-const GOLDEN: [&str; 4] = [
-    "core.fs_read fe056835f20419439ee8c1fba774bcfca1813fe1190e27f47c58c6261ef0e95b",
-    "core.fs_write 54eecf2b3bd4d4c1d517345a93ec6fd1520f7c771f32e25985299b50aa33ab9e",
-    "core.http_call 586061bb2acf5a639dbd69a7eee881fdcacfd63987751d13aa5eb8f7b1883681",
-    "core.json_transform d6b2f4fc0376aab30f4fdd55869860ef86770976a585f559757ce28c2ed84273",
+const GOLDEN: [&str; 10] = [
+    "core.fs_read 064aca93ffc7c35abebab83db08a760927037750d5d68eb5336052aa9f0fe75c",
+    "core.fs_write 84b7f4bc444c2d1dabca05982423c855d414eeea5a068aa3341ba73b6a4f5b5c",
+    "core.http_call 95bdf82ed6180b8fd8a0611bad9e0b488da6c865b79731749b013da9e646bfc7",
+    "core.json_transform 3f1b95020b6984895a614d245cafadbf89b6a9944a2085f2d27b62b3e23c175e",
+    "email.send 154c56295cc92f858e5eecd138e2e537f4cc2d6353f8ac0fdc72b11312e19332",
+    "kv.delete 2b7954ae2bab858063c86574750f97366041ac292b652ab6c7fd02f5190c7130",
+    "kv.get 124a76ca6379c67b88772ba8f85f6dedc3e60d099254cdea62c00c13ad904f58",
+    "kv.set 6cc8c3ac4580108719ab122ca8dee8c77af76fd516491ae02c255ae8d77847f9",
+    "time.wait f93209f4fa2c5b4ef096d8a205a66b9f6696a8ce3a0dd15c0bba3a338ea44543",
+    "webhook.send 34f441a6af0a3ff887a03bd45124f1ef7e967ce6ad9a697ec12d39ef186c2357",
 ];
 
 #[test]

@@ -6,6 +6,8 @@ use kernel::values::{Digest, Timestamp};
 use serde_json::json;
 
 use super::{Asked, failed};
+use crate::kv::NoKeyValues;
+use crate::mcp::NoSecrets;
 use crate::{Call, Grants, Outcome, Tools, ToolsConfig};
 use testkit::permit;
 
@@ -29,6 +31,9 @@ async fn only_this_plan_and_only_in_time() {
         params: &params,
         now,
         redirect: &asked,
+        secrets: &NoSecrets,
+        store: &NoKeyValues,
+        in_doubt: false,
     };
     for (plan_digest, now, code) in
         [(other, Timestamp(0), "permit_other_plan"), (plan, late, "permit_expired")]

@@ -1,6 +1,6 @@
 //! What the changes of an action fold to.
 
-use super::{Action, Change, FailureCode, INTERRUPTED, LOST, Outcome, Scope, Status};
+use super::{Action, Change, FailureCode, INTERRUPTED, LOST, Open, Outcome, Scope, Status};
 use crate::decision::Effect;
 use crate::ids::ActionId;
 use crate::machine::Applied;
@@ -28,6 +28,9 @@ pub fn apply(state: &mut Option<Action>, change: &Change, applied: &Applied<'_>)
             attempt: None,
             retry_at: None,
             outcome: None,
+            spent: MicroUsd::ZERO,
+            used: Units::NONE,
+            open: Open::default(),
             requested_at: applied.time,
             updated_at: applied.time,
             receipts: Vec::new(),
@@ -73,39 +76,67 @@ impl Action {
                 self.retry_at = None;
             }
             Change::Retried { at, failure, cost, units, .. } => {
-                self.status = Status::Approved;
-                self.in_doubt |= failure.code == LOST;
-                self.interrupted += u32::from(failure.code == INTERRUPTED);
-                self.attempt = None;
-                self.retry_at = Some(*at);
-                let (cost, units) = (*cost, *units);
-                self.outcome = Some(Outcome { cost, units, ..failed(failure) });
+                self.retried(*at, failure, *cost, *units);
             }
             Change::Finished { outcome, .. } => {
                 self.status = outcome.status;
                 self.in_doubt = outcome.status == Status::Unknown;
                 self.attempt = None;
+                self.open = self.open.and(outcome.cost, &outcome.units);
+                if outcome.status != Status::Unknown {
+                    self.pay_open();
+                }
                 self.outcome = Some(outcome.clone());
             }
             Change::Denied { failure } => {
                 self.close(Status::Denied);
                 self.outcome = Some(failed(failure));
             }
-            Change::Reconciled { status, cost, .. } => {
-                self.status = *status;
-                self.in_doubt = false;
-                if let Some(outcome) = &mut self.outcome {
-                    outcome.status = *status;
-                    outcome.cost = *cost;
-                    // That it was unknown is no failure of what turned out to have happened.
-                    if *status == Status::Executed {
-                        outcome.failure = None;
-                    }
-                }
+            Change::Reconciled { status, cost, units, .. } => {
+                self.reconciled(*status, *cost, *units);
             }
             Change::Canceled { .. } => self.close(Status::Canceled),
             Change::Expired {} => self.close(Status::Expired),
         }
+    }
+
+    fn retried(&mut self, at: Timestamp, failure: &FailureCode, cost: MicroUsd, units: Units) {
+        self.status = Status::Approved;
+        self.interrupted += u32::from(failure.code == INTERRUPTED);
+        self.attempt = None;
+        self.retry_at = Some(at);
+        if self.in_doubt {
+            self.open = self.open.and(cost, &units);
+        } else {
+            self.charge(cost, &units);
+        }
+        self.in_doubt |= failure.code == LOST;
+        self.outcome = Some(Outcome { cost, units, ..failed(failure) });
+    }
+
+    fn reconciled(&mut self, status: Status, cost: MicroUsd, units: Units) {
+        // Who establishes it says what all of it cost.
+        self.open = Open { cost, units };
+        self.pay_open();
+        self.status = status;
+        self.in_doubt = false;
+        if let Some(outcome) = &mut self.outcome {
+            (outcome.status, outcome.cost, outcome.units) = (status, cost, units);
+            // That it was unknown is no failure of what turned out to have happened.
+            if status == Status::Executed {
+                outcome.failure = None;
+            }
+        }
+    }
+
+    fn pay_open(&mut self) {
+        let Open { cost, units } = std::mem::take(&mut self.open);
+        self.charge(cost, &units);
+    }
+
+    fn charge(&mut self, cost: MicroUsd, units: &Units) {
+        self.spent.0 = self.spent.0.saturating_add(cost.0);
+        self.used = self.used.saturating_add(units);
     }
 
     /// Ends without a further attempt. Where an earlier one was lost, its effect may have happened:
@@ -115,7 +146,8 @@ impl Action {
     }
 }
 
-fn failed(failure: &FailureCode) -> Outcome {
+/// The outcome of an attempt that failed and is told by its failure alone.
+pub(crate) fn failed(failure: &FailureCode) -> Outcome {
     Outcome {
         status: Status::Failed,
         output: None,

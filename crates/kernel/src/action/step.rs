@@ -49,7 +49,7 @@ pub fn step(action: Option<&Action>, input: Input, now: Timestamp) -> Result<Vec
             action.finish(attempt, outcome, retry_at).map(|c| vec![c])
         }
         Input::Lost { attempt, epoch } => action.lost(attempt, epoch, now).map(|c| vec![c]),
-        Input::Reconcile { attempt, status, cost, by } => {
+        Input::Reconcile { attempt, status, cost, units, by } => {
             action.expect(Status::Unknown)?;
             if action.attempts != attempt {
                 return Err(Refusal::Fenced);
@@ -57,7 +57,7 @@ pub fn step(action: Option<&Action>, input: Input, now: Timestamp) -> Result<Vec
             if !matches!(status, Status::Executed | Status::Failed) || cost.0 < 0 {
                 return Err(Refusal::InvalidInput("an outcome is `executed` or `failed`"));
             }
-            Ok(vec![Change::Reconciled { status, cost, by }])
+            Ok(vec![Change::Reconciled { status, cost, units, by }])
         }
         Input::Cancel { open, by } => {
             action.expect_any(&[
@@ -231,7 +231,9 @@ impl Action {
     /// How many attempts there may be: fewer where its approvers said so. Those that stopping
     /// servers cut short are not among them.
     pub fn attempts_max(&self) -> u32 {
-        let counted = self.scope.last_attempt.unwrap_or(u32::MAX).min(limits::ATTEMPTS_MAX);
+        let asked = self.request.max_attempts.unwrap_or(u32::MAX);
+        let counted = self.scope.last_attempt.unwrap_or(u32::MAX).min(asked);
+        let counted = counted.min(limits::ATTEMPTS_MAX);
         counted.saturating_add(self.interrupted.min(limits::INTERRUPTIONS_MAX))
     }
 

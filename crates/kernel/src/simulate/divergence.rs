@@ -16,6 +16,18 @@ pub enum Divergence {
     Mismatch,
 }
 
+impl Divergence {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Match => "MATCH",
+            Self::Minor => "MINOR",
+            Self::Major => "MAJOR",
+            Self::Mismatch => "MISMATCH",
+        }
+    }
+}
+
 /// How far `estimate` was off, in parts of the estimate. Where nothing was expected, anything is a
 /// mismatch.
 pub fn divergence(estimate: u64, actual: u64) -> Divergence {

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::failure::Category;
 use crate::ids::ToolId;
 use crate::json::RawJson;
 use crate::tool::Manifest;
-use crate::values::MicroUsd;
+use crate::values::{MicroUsd, Timestamp};
 
 /// What one call costs and takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,18 +62,18 @@ const LATENCY_MS: u64 = 1_000;
 
 /// Skills, what a call costs in micro-USD, and milliseconds that it takes.
 const PRIORS: [(&str, i64, u64); 9] = [
-    ("core.email_send", 10_000, 500),
+    ("email.send", 10_000, 500),
     ("core.fs_read", 0, 50),
     ("core.fs_write", 0, 100),
     ("core.http_call", 0, 500),
     ("core.json_transform", 0, 10),
-    ("core.kv_get", 0, 5),
-    ("core.kv_set", 0, 10),
+    ("kv.get", 0, 5),
+    ("kv.set", 0, 10),
     (LLM, 50_000, 2_000),
-    ("core.webhook_send", 0, 300),
+    ("webhook.send", 0, 300),
 ];
 
-const LLM: &str = "core.llm_invoke";
+const LLM: &str = "llm.invoke";
 
 /// The models of all tools that a plan may name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,13 +95,15 @@ impl Models {
         Self(models.collect())
     }
 
-    /// Adds a tool that is there to be called. It costs what it says; how long it takes stays as
-    /// it was assumed.
+    /// Adds a tool that is there to be called. It costs what it says, unless it is paid by the
+    /// text, of which its manifest has no price; how long it takes stays as it was assumed.
     pub fn learn(&mut self, manifest: &Manifest) {
         let per_call_micro_usd = manifest.cost.per_call_micro_usd;
         let unknown = || Model { per_call_micro_usd, text: None, latency_ms: LATENCY_MS };
         let model = self.0.entry(manifest.id.clone()).or_insert_with(unknown);
-        model.per_call_micro_usd = per_call_micro_usd;
+        if model.text.is_none() {
+            model.per_call_micro_usd = per_call_micro_usd;
+        }
     }
 
     /// The model of a tool.
@@ -114,21 +117,56 @@ impl Models {
     }
 }
 
-/// What earlier attempts of a tool came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How long a call of a tool is assumed to take before anything is known of it.
+pub fn prior_latency_ms(tool: &ToolId) -> u64 {
+    let prior = PRIORS.iter().find(|(known, ..)| *known == tool.as_str());
+    prior.map_or(LATENCY_MS, |(_, _, latency_ms)| *latency_ms)
+}
+
+/// What half and nine tenths of all values do not exceed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spread {
+    /// Half of them are at most this.
+    pub p50: u64,
+    /// Nine of ten are at most this.
+    pub p90: u64,
+}
+
+/// What the latest attempts of a tool came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct History {
     /// How many there were.
     pub attempts: u64,
     /// How many of them failed.
     pub failures: u64,
-    /// Half of them took at most this long.
-    pub p50_ms: u64,
-    /// Nine of ten took at most this long.
-    pub p90_ms: u64,
+    /// The same by category.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub categories: BTreeMap<Category, u64>,
+    /// How long those took that executed, in milliseconds; none where too few did.
+    pub latency: Option<Spread>,
+    /// What those cost that executed, in micro-USD; none where too few did.
+    pub cost: Option<Spread>,
+    /// Until when `latency` is not to be believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_disabled_until: Option<Timestamp>,
+    /// Until when `cost` is not to be believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_disabled_until: Option<Timestamp>,
 }
 
 impl History {
+    /// How long an attempt takes, where that can be said.
+    pub(super) fn latency(&self) -> Option<Spread> {
+        self.latency.filter(|_| self.latency_disabled_until.is_none())
+    }
+
+    /// What an attempt costs, where that can be said.
+    pub(super) fn cost(&self) -> Option<Spread> {
+        self.cost.filter(|_| self.cost_disabled_until.is_none())
+    }
+
     /// Failures in a million attempts.
     pub(super) fn failure_ppm(&self) -> u64 {
         let failures = u128::from(self.failures.min(self.attempts)) * 1_000_000;

@@ -17,6 +17,11 @@ pub fn cents(amount: MicroUsd) -> i64 {
     amount.0.div_euclid(CENT).saturating_add(begun)
 }
 
+/// An amount in whole cents: what is left of it counts as nothing.
+pub fn cents_down(amount: MicroUsd) -> i64 {
+    amount.0.div_euclid(CENT)
+}
+
 /// What a plan comes to, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -87,6 +92,8 @@ pub struct StepEstimate {
     pub estimated_latency_ms: u64,
     /// How long it takes at most, nine times of ten; known from a history alone.
     pub p90_latency_ms: Option<u64>,
+    /// What it costs at most, nine times of ten; known from a history alone.
+    pub p90_cost_micro_usd: Option<MicroUsd>,
     /// How far that is to be trusted.
     pub confidence: Confidence,
 }

@@ -10,6 +10,7 @@ use crate::ids::ToolId;
 use crate::json::RawJson;
 use crate::risk::Tier;
 use crate::version::Version;
+use crate::workflow::skills::tool_of;
 
 /// The version of this format.
 pub const API_VERSION: &str = "tally/v1";
@@ -155,6 +156,8 @@ impl DocumentStep {
             (Some(tool), None) | (None, Some(tool)) => tool,
             _ => return Err(("toolAction", Why::OneTool)),
         };
+        let tool = tool_of(tool.as_str());
+        let tool = tool.map_err(|error| ("toolAction", Why::Name(error.to_string())))?;
         let text = serde_json::Value::Object(self.input).to_string();
         let params = RawJson::parse(&text).map_err(|error| ("input", Why::Json(error)))?;
         let when = self.when.as_deref().map(Condition::parse).transpose();

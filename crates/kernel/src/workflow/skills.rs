@@ -7,14 +7,27 @@ use crate::ids::ToolId;
 use crate::json::RawJson;
 use crate::limits;
 
-/// The vendor of the tools that a skill's short name means.
+/// What the short name of a skill means, where it is not the tool `core.` and the name.
+const ALIASES: [(&str, &str); 9] = [
+    ("email_send", "email.send"),
+    ("fs_read", "core.fs_read"),
+    ("fs_write", "core.fs_write"),
+    ("http_call", "core.http_call"),
+    ("json_transform", "core.json_transform"),
+    ("kv_get", "kv.get"),
+    ("kv_set", "kv.set"),
+    ("llm_invoke", "llm.invoke"),
+    ("webhook_send", "webhook.send"),
+];
+
+/// The vendor of the tools that any other short name means.
 const VENDOR: &str = "core.";
 
 /// One step of such a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SkillStep {
-    /// `http_call` for the tool `core.http_call`, or the id of any tool.
+    /// `http_call` for the tool `core.http_call`, `kv_get` for `kv.get`, or the id of any tool.
     pub skill: String,
     /// Its parameters; texts may be templates.
     #[serde(default = "RawJson::empty_object")]
@@ -28,14 +41,21 @@ fn once() -> u32 {
     1
 }
 
-/// The tool that a skill's name means.
+/// The tool that a skill's name means. `core.` in front of a short name changes nothing.
 pub fn tool_of(skill: &str) -> Result<ToolId, crate::ids::InvalidId> {
+    let short = skill.strip_prefix(VENDOR).unwrap_or(skill);
+    if let Some((_, tool)) = ALIASES.iter().find(|(alias, _)| *alias == short) {
+        return ToolId::new(tool);
+    }
     let whole = skill.is_empty() || skill.contains('.');
     if whole { ToolId::new(skill) } else { ToolId::new(format!("{VENDOR}{skill}")) }
 }
 
 /// The name of a tool as a skill.
 pub fn skill_of(tool: &ToolId) -> &str {
+    if let Some((alias, _)) = ALIASES.iter().find(|(_, id)| *id == tool.as_str()) {
+        return alias;
+    }
     let short = tool.as_str().strip_prefix(VENDOR).filter(|short| !short.contains('.'));
     short.unwrap_or(tool.as_str())
 }
@@ -73,4 +93,26 @@ pub fn compile(list: &[SkillStep]) -> Result<Plan, Refused> {
         steps: steps.collect::<Result<_, Refused>>()?,
     };
     Plan::new(draft).map_err(|refused| refused.in_list("plan"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skill_is_a_tool_by_another_name() {
+        let check = |skill: &str, tool: &str, name: &str| {
+            let found = tool_of(skill).unwrap();
+            assert_eq!((found.as_str(), skill_of(&found)), (tool, name), "{skill}");
+        };
+        for (alias, tool) in ALIASES {
+            check(alias, tool, alias);
+            check(&format!("core.{alias}"), tool, alias);
+            check(tool, tool, alias);
+        }
+        check("shell_lite", "core.shell_lite", "shell_lite");
+        check("mcp.files.read_file", "mcp.files.read_file", "mcp.files.read_file");
+        check("kv.delete", "kv.delete", "kv.delete");
+        assert!(tool_of("").is_err());
+    }
 }

@@ -159,7 +159,7 @@ impl Onlooker {
         let mut sum = 0;
         for account in world.accounts() {
             sum += account.credits.0 - account.debits.0;
-            let holds: i64 = account.holds.values().map(|amount| amount.0).sum();
+            let holds: i64 = account.holds.values().map(|hold| hold.amount.0).sum();
             assert_eq!(holds, account.held.0, "{}", account.id);
             let within = account.debits.0 + account.held.0 <= account.credits.0;
             let budget = account.purpose == Purpose::Budget && !self.frozen.contains(&account.id);
@@ -168,6 +168,7 @@ impl Onlooker {
         }
         assert_eq!(sum, 0, "money came from or went to nowhere");
         self.check_holds(world);
+        check_meters(world);
         check_approvals(world);
     }
 
@@ -175,7 +176,7 @@ impl Onlooker {
     fn check_holds(&self, world: &World) {
         let set_aside: BTreeSet<_> = world
             .accounts()
-            .flat_map(|a| a.holds.iter().map(|(id, amount)| (id.clone(), a.id.clone(), *amount)))
+            .flat_map(|a| a.holds.iter().map(|(id, hold)| (id.clone(), a.id.clone(), hold.amount)))
             .collect();
         let running = world.actions().filter(|action| action.held());
         let wanted: BTreeSet<_> = running
@@ -217,6 +218,28 @@ impl Onlooker {
             }
         }
     }
+}
+
+/// What was metered is what actions came to, and what was counted on an account was paid from it.
+fn check_meters(world: &World) {
+    let (mut cost, mut paid, mut ended) = (0, 0, [0; 3]);
+    for action in world.actions() {
+        cost += action.spent.0;
+        if action.request.account.is_some() && action.request.is_counted() {
+            paid += action.spent.0;
+        }
+        let states = [Status::Executed, Status::Failed, Status::Denied];
+        for (count, state) in ended.iter_mut().zip(states) {
+            *count += u64::from(action.status == state);
+        }
+    }
+    let budgets = world.accounts().filter(|account| account.purpose == Purpose::Budget);
+    let spent: i64 = budgets.map(|account| account.spent().0).sum();
+    assert_eq!(spent, paid, "paid is not what it cost");
+    let metered = world.metered;
+    assert_eq!(metered.money.0, cost, "metered is not what it cost");
+    assert_eq!(metered.actions, world.actions().count() as u64);
+    assert_eq!([metered.executed, metered.failed, metered.denied], ended);
 }
 
 /// Nobody waits for an approval that is closed, and no approval is open that nobody waits for.

@@ -7,6 +7,7 @@ use kernel::approval::Approval;
 use kernel::ids::{AccountId, EnvironmentId};
 use kernel::ids::{ActionId, ApprovalId, PrincipalId, TenantId, ToolId, WorkspaceId};
 use kernel::machine::{self, Applied, Command, Kind, Refusal, State, Stream};
+use kernel::meter::{self, Sums};
 use kernel::plan::Revisions;
 use kernel::principal::{Actor, ActorChain, PrincipalKind};
 use kernel::receipt::{Body, ChainEnd, LogId, Position, Statement, Transition};
@@ -26,6 +27,8 @@ pub(crate) struct World {
     pub(crate) receipts: Vec<Vec<u8>>,
     /// Every command so far, the refused ones too.
     pub(crate) commands: Vec<Command>,
+    /// What was metered.
+    pub(crate) metered: Sums,
     log: LogId,
     chain: ChainEnd,
     versions: BTreeMap<Stream, u64>,
@@ -42,6 +45,7 @@ impl World {
             seen: BTreeMap::new(),
             receipts: Vec::new(),
             commands: Vec::new(),
+            metered: Sums::default(),
             chain: ChainEnd::start(log.origin("tally.example")),
             log,
             versions: BTreeMap::new(),
@@ -55,15 +59,28 @@ impl World {
         let mut states = self.states.clone();
         let mut versions = self.versions.clone();
         let mut transitions = Vec::new();
-        for Command { stream, input } in batch {
+        let mut metered = self.metered;
+        let mut batch = batch.into_iter();
+        let mut following = None;
+        while let Some(Command { stream, input }) = following.take().or_else(|| batch.next()) {
             let mut state = states.remove(&stream);
+            let before = kernel::run::standing(state.as_ref());
             for change in machine::step(state.as_ref(), input, self.now)? {
                 let version = versions.entry(stream.clone()).or_default();
                 *version += 1;
                 let transition = Transition { stream: stream.clone(), version: *version, change };
+                if let machine::Change::Action(change) = &transition.change {
+                    let action = match &state {
+                        Some(State::Action(action)) => Some(action),
+                        _ => None,
+                    };
+                    let more = meter::of(action, change, self.now).map(|meter| meter.sums);
+                    metered = metered.plus(&more.unwrap_or_default());
+                }
                 self.fold(&mut state, &transition);
                 transitions.push(transition);
             }
+            following = kernel::run::follow(before, state.as_ref());
             states.extend(state.map(|state| (stream, state)));
         }
         if transitions.is_empty() {
@@ -83,7 +100,7 @@ impl World {
         assert_eq!(folded, states, "the receipt's bytes fold to what the batch made");
         self.chain.follow(&payload).unwrap();
         self.receipts.push(payload);
-        (self.states, self.versions) = (states, versions);
+        (self.states, self.versions, self.metered) = (states, versions, metered);
         Ok(read.predicate.transitions)
     }
 
@@ -186,6 +203,8 @@ pub(crate) fn request(plan: u8, actors: ActorChain) -> Request {
         account: None,
         idempotent: true,
         timeout_ms: 1_000,
+        step: None,
+        max_attempts: None,
     }
 }
 

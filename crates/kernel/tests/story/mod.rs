@@ -1,12 +1,14 @@
 //! Three logs in which every type of transition happens.
 
 mod mcp;
+mod money;
 mod people;
+pub(crate) mod runs;
 pub(crate) mod sandbox;
 
 use std::collections::BTreeSet;
 
-use kernel::account::{Change as Account, Purpose};
+use kernel::account::{Change as Account, Measure, Opening, Purpose};
 use kernel::action::{Attempt, Change as Action, FailureCode, Outcome, Request, Status};
 use kernel::approval::{self, Change as Approval, GlassBroken, Narrow, Signature, Verdict, Vote};
 use kernel::control::{Change as Control, Issue, Rotation};
@@ -30,7 +32,7 @@ use kernel::units::{Unit, Units};
 use kernel::values::{Digest, MicroUsd, Shared, Timestamp};
 
 /// The type of every transition.
-pub(crate) const TYPES: [&str; 69] = [
+pub(crate) const TYPES: [&str; 75] = [
     "action.requested",
     "action.decided",
     "action.approved",
@@ -57,6 +59,12 @@ pub(crate) const TYPES: [&str; 69] = [
     "account.voided",
     "account.frozen",
     "account.thawed",
+    "account.allotted",
+    "account.returned",
+    "account.gave_back",
+    "account.alerted",
+    "account.watched",
+    "account.closed",
     "idempotency.reserved",
     "tenant.created",
     "tenant.suspended",
@@ -160,10 +168,12 @@ fn account(id: &'static str, change: Account) -> Told {
 
 fn workspace_commits() -> Vec<Vec<Told>> {
     let mut commits = money();
-    commits.extend(approved_and_repeated());
+    commits.extend(money::approved_and_repeated());
     commits.extend(unknown_and_reconciled());
     commits.extend(ended_before_they_ran());
     commits.extend(staged_and_broken());
+    commits.extend(money::allotted_and_given_back());
+    commits.extend(runs::commits());
     commits
 }
 
@@ -178,11 +188,11 @@ fn named(id: &str) -> AccountId {
 fn money() -> Vec<Vec<Told>> {
     let amount = MicroUsd(1_000_000);
     vec![
-        vec![account("acc_1", Account::Opened { purpose: Purpose::Budget })],
+        vec![account("acc_1", Account::Opened(Opening::of(Purpose::Budget)))],
         vec![
-            account("funding", Account::Opened { purpose: Purpose::Funding }),
-            account("funding", Account::Debited { amount, to: budget() }),
-            account("acc_1", Account::Credited { amount, from: named("funding") }),
+            account("funding", Account::Opened(Opening::of(Purpose::Funding))),
+            account("funding", Account::Debited { amount, units: worst(), to: budget() }),
+            account("acc_1", Account::Credited { amount, units: worst(), from: named("funding") }),
         ],
     ]
 }
@@ -213,6 +223,8 @@ fn request() -> Shared<Request> {
         account: Some(budget()),
         idempotent: true,
         timeout_ms: 30_000,
+        step: None,
+        max_attempts: None,
     })
 }
 
@@ -388,83 +400,6 @@ fn staged_and_broken() -> Vec<Vec<Told>> {
     ]
 }
 
-/// An action that is approved, fails, is repeated, and costs more than was held.
-fn approved_and_repeated() -> Vec<Vec<Told>> {
-    let id = ActionId::new("act_1").unwrap();
-    let (held, cost) = (MicroUsd(5_000), MicroUsd(5_500));
-    let hold = || account("acc_1", Account::Held { action: id.clone(), amount: held });
-    let reserved = reservation::Change::Reserved {
-        body: Digest::of(b"body"),
-        target: "act_1".to_owned(),
-        until: time(86_400),
-    };
-    let network = failure("connection_refused", Category::Network);
-    let outcome = Outcome {
-        status: Status::Executed,
-        output: Some(Digest::of(b"output")),
-        output_bytes: 6,
-        cost,
-        units: used(),
-        failure: None,
-        is_error: false,
-        isolation: None,
-        attestation: Some(sandbox::attestation().into()),
-    };
-    let redecided = Action::Decided {
-        phase: Phase::Execute,
-        status: Status::Approved,
-        decision: decision(Effect::RequireApproval),
-        principal_revision: 2,
-        approval: Some(ApprovalId::new("apr_1").unwrap()),
-    };
-    vec![
-        vec![
-            (Kind::Idempotency, "key_1", Change::Reservation(reserved)),
-            approval("apr_1", asks()),
-            action("act_1", Action::Requested(request())),
-            action(
-                "act_1",
-                decided(Status::AwaitingApproval, Effect::RequireApproval, Some("apr_1")),
-            ),
-        ],
-        vec![
-            approval("apr_1", says(approval::Status::Approved, Verdict::Approve)),
-            action("act_1", granted("apr_1", Narrow::default(), false)),
-        ],
-        vec![
-            action("act_1", redecided),
-            approval("apr_1", Approval::Used {}),
-            hold(),
-            action("act_1", started(1, 4, Some(held))),
-        ],
-        vec![
-            action(
-                "act_1",
-                Action::Retried {
-                    attempt: 1,
-                    at: time(7),
-                    failure: network,
-                    cost: MicroUsd::ZERO,
-                    units: Units::of(Unit::Calls, 1),
-                },
-            ),
-            account("acc_1", Account::Voided { action: id.clone(), held }),
-        ],
-        vec![hold(), action("act_1", started(2, 7, Some(held)))],
-        vec![
-            action("act_1", Action::Finished { attempt: 2, outcome }),
-            account(
-                "acc_1",
-                Account::Posted { action: id.clone(), held, amount: cost, to: named("spend") },
-            ),
-            account("acc_1", Account::Frozen { overrun: MicroUsd(500) }),
-            account("spend", Account::Opened { purpose: Purpose::Spend }),
-            account("spend", Account::Credited { amount: cost, from: budget() }),
-        ],
-        vec![account("acc_1", Account::Thawed {})],
-    ]
-}
-
 /// An action whose server is lost, so that an operator has to find out what it did.
 fn unknown_and_reconciled() -> Vec<Vec<Told>> {
     let outcome = Outcome {
@@ -486,7 +421,7 @@ fn unknown_and_reconciled() -> Vec<Vec<Told>> {
             action("act_2", started(1, 9, None)),
         ],
         vec![action("act_2", Action::Finished { attempt: 1, outcome })],
-        vec![action("act_2", Action::Reconciled { status, cost, by })],
+        vec![action("act_2", Action::Reconciled { status, cost, units: Units::NONE, by })],
     ]
 }
 

@@ -11,6 +11,7 @@ use kernel::machine::{Command, Input, Kind, Refusal, State, Stream};
 use kernel::note::{Checkpoint, Note};
 use kernel::receipt::LogId;
 use kernel::tree;
+use kernel::units::Units;
 use kernel::values::{Digest, MicroUsd};
 use kernel::{ids::ActionId, reservation};
 use proptest::prelude::*;
@@ -48,7 +49,7 @@ async fn a_loser_is_answered_alone(engine: Engine) {
         let action = ActionId::new(format!("act-{i}")).unwrap();
         vec![
             money("spend", Money::Ensure { purpose: Purpose::Spend }),
-            money("budget", Money::Hold { action, amount: MicroUsd(30) }),
+            money("budget", Money::Hold { action, amount: MicroUsd(30), units: Units::NONE }),
         ]
     };
     let commits: Vec<_> = (0..8)
@@ -295,17 +296,21 @@ fn commands(ask: &Ask) -> Vec<Command> {
     match ask {
         Ask::Fund(id, amount) => fund(&budget(id), *amount),
         Ask::Hold(id, act, amount) => {
-            let hold = Money::Hold { action: action(act), amount: MicroUsd(*amount) };
+            let (amount, units) = (MicroUsd(*amount), Units::NONE);
+            let hold = Money::Hold { action: action(act), amount, units };
             vec![money(&budget(id), hold)]
         }
         Ask::Post(id, act, amount) => {
-            let (amount, to) = (MicroUsd(*amount), account("spend"));
+            let (amount, units, to) = (MicroUsd(*amount), Units::NONE, account("spend"));
             vec![
                 open_account("spend", Purpose::Spend),
-                money(&budget(id), Money::Post { action: action(act), amount, to }),
+                money(&budget(id), Money::Post { action: action(act), amount, units, to }),
             ]
         }
-        Ask::Void(id, act) => vec![money(&budget(id), Money::Void { action: action(act) })],
+        Ask::Void(id, act) => {
+            let (amount, units, to) = (MicroUsd::ZERO, Units::NONE, account("spend"));
+            vec![money(&budget(id), Money::Post { action: action(act), amount, units, to })]
+        }
         Ask::Thaw(id) => vec![money(&budget(id), Money::Thaw {})],
         Ask::Reserve(key, body) => {
             let input = reservation::Input {

@@ -13,6 +13,7 @@ use kernel::account::{Input as Money, Purpose};
 use kernel::ids::{AccountId, TenantId, WorkspaceId};
 use kernel::machine::{Command, Input, Kind};
 use kernel::receipt::LogId;
+use kernel::units::Units;
 use kernel::values::{MicroUsd, Timestamp};
 use testkit::Cluster;
 
@@ -178,8 +179,8 @@ pub(crate) fn fund(id: &str, amount: i64) -> Vec<Command> {
     vec![
         open_account("funds", Purpose::Funding),
         open_account(id, Purpose::Budget),
-        money("funds", Money::Debit { amount, to: account(id) }),
-        money(id, Money::Credit { amount, from: account("funds") }),
+        money("funds", Money::Debit { amount, units: Units::NONE, to: account(id) }),
+        money(id, Money::Credit { amount, units: Units::NONE, from: account("funds") }),
     ]
 }
 

@@ -43,9 +43,9 @@ impl WasiHttpHooks for Way {
         let egress = Arc::clone(&self.egress);
         let capabilities = Arc::clone(&self.capabilities);
         let books = Arc::clone(&self.books);
-        Box::new(async move {
-            send(&*egress, &capabilities.network, &books.denials, request).await
-        })
+        Box::new(
+            async move { send(&*egress, &capabilities.network, &books.denials, request).await },
+        )
     }
 }
 

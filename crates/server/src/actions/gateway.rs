@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::prepare::{Plan, Prepared};
 use crate::error::Result;
+use crate::kv::Change;
 use crate::mcp::auth;
 use crate::sandbox::Ran;
 use crate::shared::{Caller, Shared};
@@ -34,11 +35,13 @@ pub(crate) struct Ended {
     pub(crate) rpc: Option<RpcError>,
     /// What ran in a sandbox.
     pub(crate) ran: Option<Box<Ran>>,
+    /// What it changes of the workspace's values.
+    pub(crate) change: Option<Change>,
 }
 
 impl From<ToolOutcome> for Ended {
     fn from(outcome: ToolOutcome) -> Self {
-        Self { outcome, is_error: false, isolation: None, rpc: None, ran: None }
+        Self { outcome, is_error: false, isolation: None, rpc: None, ran: None, change: None }
     }
 }
 
@@ -116,12 +119,12 @@ fn ended(tool: &McpTool, answered: Answered) -> Ended {
             let cost = tool.manifest.cost.per_call_micro_usd;
             let meta = Meta { bytes_in, ..Meta::default() };
             let outcome = ToolOutcome::Executed(Executed { result: json, cost, meta });
-            Ended { outcome, is_error, isolation, rpc: None, ran: None }
+            Ended { is_error, isolation, ..outcome.into() }
         }
         // The server has spoken: to ask it the same again is for whoever asked.
         Answered::Error { failure, rpc } => {
             let outcome = ToolOutcome::Failed(failure.retryable(false));
-            Ended { outcome, is_error: false, isolation, rpc: Some(rpc), ran: None }
+            Ended { isolation, rpc: Some(rpc), ..outcome.into() }
         }
         Answered::NotSent(failure) => ToolOutcome::Failed(failure).into(),
         Answered::Unknown(failure) => Ended { isolation, ..ToolOutcome::Unknown(failure).into() },

@@ -11,11 +11,14 @@ mod submit;
 mod view;
 
 pub(crate) use gateway::Ended;
+pub(crate) use outcome::keep;
 pub(crate) use prepare::{
-    Asked, Claims, Document, Plan, check_place, parse as parse_json, present_caller, remaining,
-    unknown_tool,
+    AsStep, Asked, Claims, Document, Plan, check_place, decide as decide_plan, parse as parse_json,
+    prepare, present, present_caller, remaining, unknown_tool,
 };
-pub(crate) use run::{cancel, check_stored, drop_document};
+pub(crate) use run::{attempt, cancel, check_stored, drop_document, withdraw};
 pub(crate) use service::{ActionsApi, Patience, STATUSES, own_or_operated, payer};
-pub(crate) use submit::{READ, Submitted, find, submit};
-pub(crate) use view::{Answer, Body, decision, effect, open_document, risk, wire_state};
+pub(crate) use submit::{Made, READ, Submitted, find, make, submit};
+pub(crate) use view::{
+    Answer, Body, actors, decision, effect, open_document, open_result, risk, sentence, wire_state,
+};

@@ -11,15 +11,16 @@ use crate::limits;
 use crate::shared::Shared;
 
 /// Commits, again and again where the store fails. None where an earlier try turns out to have
-/// been kept, or the attempt has been ended by somebody else meanwhile.
-pub(super) async fn keep(
+/// been kept, or the attempt has been ended by somebody else meanwhile. `failed`: there was such a
+/// try before.
+pub(crate) async fn keep(
     shared: &Shared,
     log: &LogId,
     commands: Vec<Command>,
     side: Vec<SideRow>,
+    mut failed: bool,
 ) -> Result<Option<Committed>, Error> {
     let until = Instant::now() + limits::OUTCOME_PATIENCE;
-    let mut failed = false;
     loop {
         let batch = Batch { side: side.clone(), ..Batch::new(log.clone(), commands.clone()) };
         match shared.ledger.commit(batch).await {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use kernel::action::Request;
 use kernel::decision::{
-    Decision, DecisionInput, DecisionPoint, InputApproval, InputBudget, InputPrincipal, InputTool,
-    Phase,
+    ApprovalDemand, Decision, DecisionInput, DecisionPoint, InputApproval, InputBudget,
+    InputPrincipal, InputTool, Phase,
 };
 use kernel::failure::{Category, Failure};
 use kernel::ids::{AccountId, ActionId, EnvironmentId, TenantId, ToolId, WorkspaceId};
@@ -14,6 +14,7 @@ use kernel::json::{self, RawJson};
 use kernel::machine::{Kind, State};
 use kernel::principal::{ActorChain, permitted};
 use kernel::risk::Risk;
+use kernel::run::{StepRef, TIMER};
 use kernel::tool::CallFacts;
 use kernel::values::{self, Digest, MicroUsd};
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,12 @@ pub(crate) struct Document {
     /// The execution whose code asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) execution: Option<ActionId>,
+    /// The call of a run that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) step: Option<StepRef>,
+    /// Who must approve it beside those whom policy names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) approval: Option<ApprovalDemand>,
     /// 128 random bits, so that the document's digest gives nothing away.
     pub(crate) nonce: String,
 }
@@ -135,6 +142,17 @@ pub(crate) struct Asked {
     pub(crate) through: Option<Arc<Through>>,
     /// Which call it is where code in a sandbox asks for it.
     pub(crate) under: Option<Arc<Under>>,
+    /// Which call of a run it is.
+    pub(crate) step: Option<Arc<AsStep>>,
+}
+
+/// What a run says of the action of its step.
+#[derive(Debug)]
+pub(crate) struct AsStep {
+    pub(crate) step: StepRef,
+    pub(crate) approval: Option<ApprovalDemand>,
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) max_attempts: Option<u32>,
 }
 
 /// Finds a tool. One that does not exist and one that may not be listed answer alike.
@@ -159,6 +177,9 @@ pub(crate) fn prepare(
     routed_from: Option<ToolId>,
 ) -> Result<Prepared> {
     let tool = find_tool(shared, &caller.tenant, &asked.tool)?;
+    if asked.step.is_none() && asked.tool.as_str() == TIMER {
+        return Err(Refused::invalid("a timer is a step of a run: it does nothing by itself"));
+    }
     let beyond = match tool.validate(shared, caller, &asked.params) {
         // It was understood and is refused: that is on record. What does not read is no action.
         Err(failure) if tool.is_sandboxed() && failure.category == Category::Sandbox => {
@@ -184,9 +205,12 @@ pub(crate) fn prepare(
         claims: asked.claims.json.clone(),
         continuation: asked.through.as_ref().and_then(|through| through.continuation.clone()),
         execution: execution.clone(),
+        step: asked.step.as_ref().map(|step| step.step.clone()),
+        approval: asked.step.as_ref().and_then(|step| step.approval.clone()),
         nonce: hex::encode(nonce.as_ref()),
     };
     let digests = document.digests(tool.digest())?;
+    let sooner = asked.step.as_ref().and_then(|step| step.timeout_ms).unwrap_or(u64::MAX);
     let request = Request {
         tool: asked.tool.clone(),
         tool_digest: tool.digest(),
@@ -200,8 +224,10 @@ pub(crate) fn prepare(
         units: facts.units,
         account: asked.account.clone(),
         idempotent: facts.idempotent,
-        timeout_ms: tool.timeout_ms(&shared.config, &asked.params),
+        timeout_ms: tool.timeout_ms(&shared.config, &asked.params).min(sooner),
         execution,
+        step: asked.step.as_ref().map(|step| step.step.clone()),
+        max_attempts: asked.step.as_ref().and_then(|step| step.max_attempts),
     };
     let (through, under) = (asked.through.clone(), asked.under.clone());
     Ok(Prepared { document, digests, facts, request: request.into(), through, under, beyond })
@@ -238,7 +264,10 @@ pub(crate) fn decide(
         approval,
         now: shared.now().into(),
     };
-    let decision = reviewed(shared, caller, shared.policy.decide(&input));
+    let mut decision = reviewed(shared, caller, shared.policy.decide(&input));
+    if let Some(demand) = &plan.document.approval {
+        decision = decision.also_demanding(demand);
+    }
     shared.metrics.decision(decision.effect);
     decision
 }
@@ -263,7 +292,9 @@ impl Prepared {
 /// What an account has left; nothing where it cannot be read.
 pub(crate) fn remaining(shared: &Shared, caller: &Caller, id: &AccountId) -> Option<MicroUsd> {
     match shared.ledger.read(&caller.log(), Kind::Account, id.as_str()) {
-        Ok(Some(State::Account(account))) if !account.frozen => Some(account.available()),
+        Ok(Some(State::Account(account))) if !account.frozen && !account.closed => {
+            Some(account.available())
+        }
         Ok(_) => Some(MicroUsd::ZERO),
         Err(error) => {
             tracing::warn!(%error, "an account cannot be read");
@@ -290,15 +321,21 @@ pub(crate) fn check_place(caller: &Caller, workspace: &str, environment: &str) -
 /// The caller as it is now, for an action that was asked for earlier. None where any principal of
 /// its chain is gone or disabled, or one that delegated may not submit any more.
 pub(crate) fn present_caller(shared: &Shared, document: &Document) -> Option<Caller> {
-    let tenant = TenantId::new(&document.tenant).ok()?;
-    let chain = &document.actor_chain;
+    let place = [&document.tenant, &document.workspace, &document.environment];
+    present(shared, place.map(String::as_str), &document.actor_chain)
+}
+
+/// The same, for what was asked for in `place`: tenant, workspace and environment.
+pub(crate) fn present(shared: &Shared, place: [&str; 3], chain: &ActorChain) -> Option<Caller> {
+    let [tenant, workspace, environment] = place;
+    let tenant = TenantId::new(tenant).ok()?;
     let principals = shared.control.directory.chain(&tenant, chain)?;
     let (acting, delegators) = principals.split_last()?;
     if !delegators.iter().all(|principal| permitted(&principal.roles, SUBMIT)) {
         return None;
     }
-    let workspace = WorkspaceId::new(&document.workspace).ok()?;
-    let environment = EnvironmentId::new(&document.environment).ok()?;
+    let workspace = WorkspaceId::new(workspace).ok()?;
+    let environment = EnvironmentId::new(environment).ok()?;
     let caller = Caller::new(tenant, workspace, environment, acting);
     if delegators.is_empty() {
         return Some(caller);

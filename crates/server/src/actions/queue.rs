@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::run;
+use crate::accounts;
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::shared::Shared;
@@ -121,6 +122,15 @@ async fn handle(shared: &Arc<Shared>, (log, stream): &Item) -> Result<()> {
                 Some(State::Action(action)) => run::expire(shared, log, &approval, &action).await,
                 _ => Err(Refused::internal("an approval without its action")),
             }
+        }
+        Some(State::Account(account)) if account.due().is_some_and(|at| at <= now) => {
+            accounts::settle(shared, log, &account).await
+        }
+        Some(State::Run(run)) if run.due().is_some_and(|at| at <= now) => {
+            if suspended(shared, log) {
+                return Err(Refused(crate::credentials::suspended()));
+            }
+            crate::runs::drive(shared, log, &run.id).await
         }
         // Somebody else was faster.
         _ => Ok(()),

@@ -1,18 +1,19 @@
 //! Running: the effect, its outcome, and what happens to actions that wait or got lost.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use connectors::{Call, EffectChange, EffectCheck, Outcome as ToolOutcome};
+use connectors::{Call, Charged, EffectChange, EffectCheck, Outcome as ToolOutcome};
 use kernel::action::{Action, FailureCode, Outcome, Status};
 use kernel::approval::Approval;
 use kernel::decision::{Decision, Effect, InputApproval, Phase};
 use kernel::failure::{Category, Failure};
-use kernel::ids::ActionId;
+use kernel::ids::{ActionId, PrincipalId};
 use kernel::machine::{self, Kind, State};
 use kernel::permit::Permit;
 use kernel::plan::{self, Revisions};
 use kernel::receipt::LogId;
+use kernel::retry;
 use kernel::units::Units;
 use kernel::values::{Digest, MicroUsd, Timestamp};
 use ledger::store::{Class, SideRow};
@@ -23,9 +24,11 @@ use super::outcome;
 use super::prepare::{Document, Plan, Prepared, decide, find_tool, present_caller};
 use super::submit::revisions;
 use super::view::{Answer, Body, DOCUMENT, RESULT, open_document};
+use crate::accounts;
 use crate::error::{Refused, Result};
-use crate::limits;
+use crate::kv::Values;
 use crate::metrics::Stage;
+use crate::runs;
 use crate::sandbox::{self, Ran};
 use crate::shared::{Caller, Shared, new_approval_id};
 
@@ -37,6 +40,14 @@ pub(crate) async fn attempt(
     prepared: &Prepared,
 ) -> Result<Answer> {
     run(shared, caller, &caller.log(), action, prepared.plan(), prepared.digests.plan).await
+}
+
+/// What there is to be known of a step's action besides how it ended.
+fn asked_with(action: &Action, plan: Plan<'_>) -> Result<Option<Digest>> {
+    let step = action.request.step.as_ref();
+    let form = step.map(|_| kernel::json::canonical(&plan.document.params));
+    let form = form.transpose().map_err(Refused::internal)?;
+    Ok(form.map(|form| Digest::of(&form)))
 }
 
 /// Asks policy again where a tool wants to do something else than the plan says.
@@ -99,15 +110,43 @@ async fn run(
 ) -> Result<Answer> {
     let permit = action.permit().ok_or_else(|| Refused::internal("no permit"))?;
     let started = Instant::now();
+    let params = asked_with(action, plan)?;
     let ended = match still_allowed(shared, caller, action, &permit, plan) {
         Err(failure) => ToolOutcome::Failed(failure).into(),
-        Ok(()) => effect(shared, caller, action, plan, &permit, plan_digest).await,
+        Ok(()) => in_time(shared, caller, action, plan, &permit, plan_digest).await,
     };
     shared.metrics.stage(Stage::Execute, started.elapsed());
     let started = Instant::now();
-    let ended = finish(shared, log, action, &permit, ended).await;
+    let ended = finish(shared, log, action, &permit, (ended, params)).await;
     shared.metrics.stage(Stage::Outcome, started.elapsed());
     shared.waiters.wake(&action.id);
+    ended
+}
+
+/// The effect, within the time that a step of a run has for it. A tool has a limit of its own.
+async fn in_time(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    action: &Action,
+    plan: Plan<'_>,
+    permit: &Permit,
+    plan_digest: Digest,
+) -> Ended {
+    let effect = effect(shared, caller, action, plan, permit, plan_digest);
+    if action.request.step.is_none() {
+        return effect.await;
+    }
+    let within = Duration::from_millis(action.request.timeout_ms);
+    let Ok(ended) = tokio::time::timeout(within, effect).await else {
+        let message = "the step took longer than it may";
+        let failure = Failure::new(Category::Timeout, "timeout", message);
+        // Whether it has happened is not known; where that does not matter, it is repeated.
+        let ended = match action.request.idempotent {
+            true => ToolOutcome::Failed(failure),
+            false => ToolOutcome::Unknown(failure),
+        };
+        return ended.into();
+    };
     ended
 }
 
@@ -127,6 +166,8 @@ async fn effect(
     if sandbox::serves(shared, &caller.tenant, tool) {
         return sandbox::call(shared, caller, action, plan, permit, plan_digest).await;
     }
+    let secrets = shared.secrets.of_tenant(&caller.tenant);
+    let values = Values::new(shared, caller);
     let call = Call {
         permit,
         tool,
@@ -134,8 +175,12 @@ async fn effect(
         params: &plan.document.params,
         now: shared.now(),
         redirect: &Recheck { shared, caller, plan, exact: permit.exact() },
+        secrets: &secrets,
+        store: &values,
+        in_doubt: action.in_doubt,
     };
-    shared.tools.execute(call).await.into()
+    let outcome = shared.tools.execute(call).await;
+    Ended { change: values.change(), ..outcome.into() }
 }
 
 /// Makes the outcome durable.
@@ -144,23 +189,31 @@ async fn finish(
     log: &LogId,
     action: &Action,
     permit: &Permit,
-    ended: Ended,
+    (mut ended, params): (Ended, Option<Digest>),
 ) -> Result<Answer> {
     let now = shared.now();
-    let (outcome, body, ran) = describe(shared, action, ended)?;
+    // Kept with the outcome, or not at all. The turn ends with this function.
+    let change = ended.change.take();
+    let (outcome, mut body, ran) = describe(shared, action, ended)?;
+    body.params = params;
     let more = permit.attempt() < action.attempts_max();
     let retry_at = body
         .failure()
         .filter(|failure| more && failure.retryable)
-        .map(|failure| retry_at(action, permit.attempt(), failure, now));
+        .and_then(|failure| retry_at(action, permit.attempt(), failure, now));
     let mut side = Vec::with_capacity(2);
     let sealed = serde_json::to_vec(&body).map_err(Refused::internal)?;
     let (tenant, id) = (log.tenant(), action.id.as_str());
-    side.push(shared.vault.seal(tenant, id, RESULT, Class::Result, &sealed, now).await?);
+    // A run may wait for people for longer than results are kept.
+    let class = if action.request.step.is_some() { Class::Request } else { Class::Result };
+    side.push(shared.vault.seal(tenant, id, RESULT, class, &sealed, now).await?);
     let retries = retry_at.is_some()
         && action.request.idempotent
         && outcome.status == Status::Failed
         && outcome.failure.as_ref().is_some_and(FailureCode::retryable);
+    if let Some(change) = change.as_ref().filter(|_| outcome.status == Status::Executed) {
+        side.extend(change.side.iter().cloned());
+    }
     if let Some(ran) = &ran {
         side.extend(sandbox::keep(shared, log, action, ran, &body).await?);
     }
@@ -170,18 +223,36 @@ async fn finish(
         side.push(drop_document(log, &action.id));
     }
     let commands = plan::finish(action, permit.attempt(), outcome, retry_at);
-    let Some(committed) = outcome::keep(shared, log, commands, side).await? else {
+    let kept = match action.request.step.is_some() {
+        true => runs::keep(shared, log, action, &body, (commands, side)).await?,
+        false => outcome::keep(shared, log, commands, side, false).await?,
+    };
+    let Some(committed) = kept else {
         let Some(State::Action(action)) = shared.ledger.read(log, Kind::Action, id)? else {
             return Err(Refused::internal("an attempt without its action"));
         };
         return Answer::new(action, Arc::default()).complete(shared, log);
     };
-    let action = changed(&committed, action)?;
+    let action = changed(accounts::told(shared, &committed), action)?;
     shared.metrics.action(action.status.as_str());
-    if action.due().is_some() {
+    if committed.states.iter().any(|(_, state)| state.due().is_some()) {
         shared.queue.notify_one();
     }
     Ok(Answer { body: Some(body), ..Answer::new(action, committed.checkpoint.clone()) })
+}
+
+/// Why an action is refused, in words, and the row that keeps them.
+pub(super) async fn reason_row(
+    shared: &Shared,
+    tenant: &str,
+    id: &ActionId,
+    why: Failure,
+) -> Result<(Body, SideRow)> {
+    let body = Body::failed(why)?;
+    let text = serde_json::to_vec(&body).map_err(Refused::internal)?;
+    let now = shared.now();
+    let row = shared.vault.seal(tenant, id.as_str(), RESULT, Class::Result, &text, now).await?;
+    Ok((body, row))
 }
 
 /// Deletes the document of an action that ends.
@@ -208,7 +279,7 @@ fn describe(
     action: &Action,
     ended: Ended,
 ) -> Result<(Outcome, Body, Option<Box<Ran>>)> {
-    let Ended { outcome, is_error, isolation, rpc, mut ran } = ended;
+    let Ended { outcome, is_error, isolation, rpc, mut ran, change: _ } = ended;
     let shown = ran.as_mut().and_then(|ran| ran.shown.take());
     let spent = ran.as_ref().map_or(MicroUsd::ZERO, |ran| ran.cost);
     let used = ran.as_ref().map_or(Units::NONE, |ran| ran.units());
@@ -226,6 +297,9 @@ fn describe(
         }
         ToolOutcome::Unknown(failure) => {
             (Status::Unknown, Body::failed(failure)?, MicroUsd::ZERO, Units::NONE)
+        }
+        ToolOutcome::Charged(Charged { failure, cost, meta }) => {
+            (Status::Failed, Body::failed(failure)?, cost, used.saturating_add(&meta.units))
         }
     };
     let failure = body
@@ -249,16 +323,18 @@ fn describe(
     Ok((outcome, body, ran))
 }
 
-/// When to try again: doubling from a base, spread by the action's own id so that what failed
-/// together does not come back together, and never before the other side wants it.
-fn retry_at(action: &Action, attempt: u32, failure: &Failure, now: Timestamp) -> Timestamp {
-    let doubled = limits::RETRY_BASE_MS.saturating_mul(1 << attempt.saturating_sub(1).min(20));
-    let ceiling = doubled.min(limits::RETRY_MAX_MS);
-    let seed = Digest::of(format!("{}/{attempt}", action.id).as_bytes());
-    let spread = i64::from(u16::from_le_bytes([seed.0[0], seed.0[1]]));
-    let own = ceiling / 2 + (ceiling / 2) * spread / i64::from(u16::MAX);
-    let asked = failure.retry_after_ms.and_then(|ms| i64::try_from(ms).ok()).unwrap_or(0);
-    now.plus_millis(own.max(asked))
+/// When to try again, by the rule for the failure's category, spread by the action's own id, and
+/// never before the other side wants it. Attempts that stopping servers cut short do not count.
+fn retry_at(action: &Action, attempt: u32, failure: &Failure, now: Timestamp) -> Option<Timestamp> {
+    let rule = retry::rule(failure.category);
+    let counted = attempt.saturating_sub(action.interrupted);
+    // A category that is never repeated has failures that say themselves when to come back.
+    if rule.attempts > 1 && counted >= rule.attempts {
+        return None;
+    }
+    let own = rule.spread_wait_ms(counted, action.id.as_str());
+    let wait = own.max(failure.retry_after_ms.unwrap_or(0));
+    Some(now.plus_millis(i64::try_from(wait).unwrap_or(i64::MAX)))
 }
 
 /// Runs what is approved (or due for another attempt): decides it anew under what is in force
@@ -300,7 +376,7 @@ pub(crate) async fn resume(shared: &Arc<Shared>, log: &LogId, action: &Action) -
     let batch = Batch { side, ..Batch::new(log.clone(), commands) };
     let committed = match shared.ledger.commit(batch).await {
         Err(ledger::Error::Refused(refusal)) if refusal.code().1 == Category::Budget => {
-            return deny(shared, log, action, refusal.code().0).await;
+            return deny_for(shared, log, action, refusal.into()).await;
         }
         ended => ended?,
     };
@@ -328,18 +404,26 @@ pub(crate) async fn resume(shared: &Arc<Shared>, log: &LogId, action: &Action) -
 
 /// Ends an action that can no longer run, and the approval that it can no longer use.
 async fn deny(shared: &Shared, log: &LogId, action: &Action, code: &str) -> Result<()> {
-    let money = ["budget", "account", "hold", "cost"].iter().any(|word| code.starts_with(word));
-    let category = if money { Category::Budget } else { Category::PolicyDenied };
-    let failure = FailureCode { code: code.to_owned(), category };
+    let failure = FailureCode { code: code.to_owned(), category: Category::PolicyDenied };
     let commands = plan::deny(action, failure);
     let side = vec![drop_document(log, &action.id)];
+    end(shared, action, Batch { side, ..Batch::new(log.clone(), commands) }).await.map(drop)
+}
+
+/// The same, and keeps the words of why: which budget lacks what.
+async fn deny_for(shared: &Shared, log: &LogId, action: &Action, why: Failure) -> Result<()> {
+    let failure = FailureCode { code: why.code.clone(), category: why.category };
+    let commands = plan::deny(action, failure);
+    let (_, reason) = reason_row(shared, log.tenant(), &action.id, why).await?;
+    let side = vec![drop_document(log, &action.id), reason];
     end(shared, action, Batch { side, ..Batch::new(log.clone(), commands) }).await.map(drop)
 }
 
 async fn end(shared: &Shared, action: &Action, batch: Batch) -> Result<Answer> {
     let log = batch.log.clone();
     let committed = shared.ledger.commit(batch).await?;
-    let action = changed(&committed, action).unwrap_or_else(|_| action.clone());
+    let changed = changed(accounts::told(shared, &committed), action);
+    let action = changed.unwrap_or_else(|_| action.clone());
     shared.metrics.action(action.status.as_str());
     shared.waiters.wake(&action.id);
     shared.queue.notify_one();
@@ -378,6 +462,18 @@ pub(crate) async fn expire(
     let side = if waits { vec![drop_document(log, &action.id)] } else { Vec::new() };
     let commands = plan::expire(approval, waits.then_some(action));
     end(shared, action, Batch { side, ..Batch::new(log.clone(), commands) }).await.map(drop)
+}
+
+/// Withdraws an action of a run that ends.
+pub(crate) async fn withdraw(
+    shared: &Shared,
+    log: &LogId,
+    action: &Action,
+    by: PrincipalId,
+) -> Result<()> {
+    let side = vec![drop_document(log, &action.id)];
+    let batch = Batch { side, ..Batch::new(log.clone(), plan::cancel(action, by)) };
+    end(shared, action, batch).await.map(drop)
 }
 
 /// Withdraws an action that has not run.

@@ -196,7 +196,7 @@ fn asked(caller: &Caller, wire: SubmitActionRequest) -> Result<Asked> {
     };
     let account = payer(caller, &wire.account_id)?;
     let claims = Claims::new(wire.claims)?;
-    Ok(Asked { tool, params, claims, account, through: None, under: None })
+    Ok(Asked { tool, params, claims, account, through: None, under: None, step: None })
 }
 
 /// Who pays for what the caller asks.

@@ -7,7 +7,7 @@ use kernel::action::{Action, FailureCode};
 use kernel::decision::{Decision, DecisionPoint, Effect, NoAnswer, Phase};
 use kernel::failure::{Category, Failure};
 use kernel::ids::ActionId;
-use kernel::machine::{Kind, Refusal, State, Stream};
+use kernel::machine::{Command, Kind, Refusal, State, Stream};
 use kernel::plan::{self, Revisions, Submission};
 use kernel::values::{Digest, MicroUsd};
 use ledger::Batch;
@@ -15,7 +15,7 @@ use ledger::store::{Class, SideRow};
 use tokio::task::JoinHandle;
 
 use super::prepare::{Asked, Prepared, decide, prepare};
-use super::view::{Answer, Body, DOCUMENT, RESULT};
+use super::view::{Answer, DOCUMENT};
 use super::{gateway, run};
 use crate::error::{Refused, Result};
 use crate::limits;
@@ -101,6 +101,73 @@ fn refused(prepared: &Prepared, decision: &Decision) -> Option<FailureCode> {
     unpaid.then(|| budget("budget_account_missing"))
 }
 
+/// An action that is about to be made durable, with whatever else belongs to its commit.
+pub(crate) struct Made {
+    pub(crate) id: ActionId,
+    pub(crate) commands: Vec<Command>,
+    pub(crate) side: Vec<SideRow>,
+    pub(crate) prepared: Prepared,
+    /// Whether it waits for people.
+    gated: bool,
+    /// What it is made of again, refused, where its budget turns out not to cover it.
+    priced: Option<Submission>,
+}
+
+impl Made {
+    /// The stream that it begins.
+    pub(crate) fn stream(&self) -> Stream {
+        Stream::new(Kind::Action, self.id.as_str())
+    }
+
+    /// The commands that make it and refuse it for `refusal`, where that is about money.
+    pub(crate) fn refused(&mut self, refusal: &Refusal) -> Option<Vec<Command>> {
+        if refusal.code().1 != Category::Budget {
+            return None;
+        }
+        let submission = self.priced.take()?;
+        Some(plan::submit_refused(submission, budget(refusal.code().0)))
+    }
+}
+
+/// Prepares and decides what a step of a run asks for. It is committed by who asks.
+pub(crate) async fn make(shared: &Shared, caller: &Caller, asked: &Asked) -> Result<Made> {
+    let (prepared, decision) = plan_and_decide(shared, caller, asked)?;
+    made(shared, caller, new_action_id()?, prepared, &decision, Digest::of(b"")).await
+}
+
+async fn made(
+    shared: &Shared,
+    caller: &Caller,
+    id: ActionId,
+    prepared: Prepared,
+    decision: &Decision,
+    body: Digest,
+) -> Result<Made> {
+    let submission = submission(shared, caller, &id, &prepared, decision, body)?;
+    // What ends here needs no document any more, nor does what runs now and is never repeated.
+    let gated = plan::gated(decision.effect);
+    let waits = gated || decision.effect == Effect::Quarantine;
+    let repeats = decision.effect == Effect::Allow && prepared.request.idempotent;
+    let refused = refused(&prepared, decision);
+    let side = match (&refused, &prepared.beyond) {
+        (Some(_), Some(beyond)) => {
+            let tenant = caller.tenant.as_str();
+            vec![run::reason_row(shared, tenant, &id, beyond.clone()).await?.1]
+        }
+        (None, _) if waits || repeats => document_row(shared, caller, &id, &prepared).await?,
+        _ => Vec::new(),
+    };
+    // What costs or uses something may find its budget empty: then it is refused with a receipt.
+    let request = &prepared.request;
+    let bounded = request.account.is_some() || request.step.is_some();
+    let priced = (bounded && request.is_counted()).then(|| submission.clone());
+    let commands = match refused {
+        None => plan::submit(submission, shared.now()),
+        Some(failure) => plan::submit_refused(submission, failure),
+    };
+    Ok(Made { id, commands, side, prepared, gated, priced })
+}
+
 /// Makes the action durable: with its permit where it is allowed, refused where money lacks or
 /// where it asks for more than there may be.
 async fn commit(
@@ -111,37 +178,25 @@ async fn commit(
     decision: Decision,
     body: Digest,
 ) -> Result<Submitted> {
-    let submission = submission(shared, caller, id, &prepared, &decision, body)?;
-    // What ends here needs no document any more, nor does what runs now and is never repeated.
-    let waits = plan::gated(decision.effect) || decision.effect == Effect::Quarantine;
-    let repeats = decision.effect == Effect::Allow && prepared.request.idempotent;
-    let refused = refused(&prepared, &decision);
-    let side = match (&refused, &prepared.beyond) {
-        (Some(_), Some(beyond)) => words_row(shared, caller, id, beyond).await?,
-        (None, _) if waits || repeats => document_row(shared, caller, id, &prepared).await?,
-        _ => Vec::new(),
-    };
-    let now = shared.now();
-    // What costs something may find its budget empty: then it is refused with a receipt.
-    let priced = (prepared.request.estimate > MicroUsd::ZERO).then(|| submission.clone());
-    let commands = match refused {
-        None => plan::submit(submission, now),
-        Some(failure) => plan::submit_refused(submission, failure),
-    };
+    let mut made = made(shared, caller, id.clone(), prepared, &decision, body).await?;
     let started = Instant::now();
-    let fresh = Some(Stream::new(Kind::Action, id.as_str()));
-    let batch = Batch { fresh, side, ..batch_of(caller, commands) };
+    let (commands, side) = (std::mem::take(&mut made.commands), std::mem::take(&mut made.side));
+    let mut body = None;
+    let batch = Batch { fresh: vec![made.stream()], side, ..batch_of(caller, commands) };
     let committed = match shared.ledger.commit(batch).await {
         Err(ledger::Error::Refused(Refusal::Duplicate { target })) => {
             let target = ActionId::new(target).map_err(Refused::internal)?;
             return Ok(Submitted::Repeat(target));
         }
-        Err(ledger::Error::Refused(refusal)) => match priced {
-            Some(submission) if refusal.code().1 == Category::Budget => {
-                let commands = plan::submit_refused(submission, budget(refusal.code().0));
-                shared.ledger.commit(batch_of(caller, commands)).await?
+        Err(ledger::Error::Refused(refusal)) => match made.refused(&refusal) {
+            Some(commands) => {
+                let tenant = caller.tenant.as_str();
+                let (why, row) = run::reason_row(shared, tenant, id, refusal.into()).await?;
+                body = Some(why);
+                let batch = Batch { side: vec![row], ..batch_of(caller, commands) };
+                shared.ledger.commit(batch).await?
             }
-            _ => return Err(refusal.into()),
+            None => return Err(refusal.into()),
         },
         ended => ended?,
     };
@@ -150,21 +205,22 @@ async fn commit(
         return Err(Refused::internal("a submit left no action behind"));
     };
     shared.metrics.action(action.status.as_str());
-    let answer = Answer::new(action.clone(), committed.checkpoint.clone());
+    let answer = Answer { body, ..Answer::new(action.clone(), committed.checkpoint.clone()) };
+    let (gated, prepared) = (made.gated, made.prepared);
     let running = action.permit().is_some().then(|| {
         // A task of its own: a caller who goes away does not take the outcome along.
         let (shared, caller, action) = (shared.clone(), caller.clone(), action.clone());
         let tasks = shared.running.clone();
         tasks.spawn(async move { run::attempt(&shared, &caller, &action, &prepared).await })
     });
-    if plan::gated(decision.effect) {
+    if gated {
         // The approval expires one day.
         shared.queue.notify_one();
     }
     Ok(Submitted::New(Box::new(answer), running))
 }
 
-fn batch_of(caller: &Caller, commands: Vec<kernel::machine::Command>) -> Batch {
+fn batch_of(caller: &Caller, commands: Vec<Command>) -> Batch {
     Batch { trace_id: caller.trace_id.clone(), ..Batch::new(caller.log(), commands) }
 }
 
@@ -188,7 +244,10 @@ fn submission(
         }
         None => gateway::reserve(caller, id, prepared, decision, shared.now())?,
     };
-    let reserve = || caller.reserve("actions", body, id.as_str(), shared.now());
+    // A step is asked for once by what its run is, not by a key.
+    let free = prepared.request.step.is_none();
+    let reserve =
+        || free.then(|| caller.reserve("actions", body, id.as_str(), shared.now())).flatten();
     Ok(Submission {
         id: id.clone(),
         request: prepared.request.clone(),
@@ -234,19 +293,6 @@ async fn document_row(
     let now = shared.now();
     let tenant = caller.tenant.as_str();
     let row = shared.vault.seal(tenant, id.as_str(), DOCUMENT, Class::Request, &text, now).await?;
-    Ok(vec![row])
-}
-
-/// The words of a refusal, sealed as those of any failure are: its receipt has the code alone.
-async fn words_row(
-    shared: &Shared,
-    caller: &Caller,
-    id: &ActionId,
-    failure: &Failure,
-) -> Result<Vec<SideRow>> {
-    let text = serde_json::to_vec(&Body::failed(failure.clone())?).map_err(Refused::internal)?;
-    let (now, tenant) = (shared.now(), caller.tenant.as_str());
-    let row = shared.vault.seal(tenant, id.as_str(), RESULT, Class::Result, &text, now).await?;
     Ok(vec![row])
 }
 

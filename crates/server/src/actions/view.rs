@@ -9,6 +9,7 @@ use kernel::failure::Failure;
 use kernel::ids::ActionId;
 use kernel::json::RawJson;
 use kernel::receipt::LogId;
+use kernel::units::{Unit, Units};
 use kernel::values::Digest;
 use proto::types;
 use proto::wire::{Json, Timestamp};
@@ -39,6 +40,9 @@ pub(crate) struct Body {
     /// The error of an MCP server that the failure is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) rpc: Option<RpcError>,
+    /// The digest of what the tool of a run's step was called with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) params: Option<Digest>,
 }
 
 /// A result as it was kept: it may be longer than parameters may.
@@ -51,11 +55,11 @@ fn kept<'de, D: Deserializer<'de>>(
 
 impl Body {
     pub(crate) fn result(result: RawJson) -> Result<Self> {
-        Ok(Self { salt: salt()?, result: Some(result), failure: None, rpc: None })
+        Ok(Self { salt: salt()?, result: Some(result), failure: None, rpc: None, params: None })
     }
 
     pub(crate) fn failed(failure: Failure) -> Result<Self> {
-        Ok(Self { salt: salt()?, result: None, failure: Some(failure), rpc: None })
+        Ok(Self { salt: salt()?, result: None, failure: Some(failure), rpc: None, params: None })
     }
 
     /// A failure that has something to show all the same.
@@ -66,6 +70,11 @@ impl Body {
     /// What salts the commitments.
     pub(crate) fn salt(&self) -> &str {
         &self.salt
+    }
+
+    /// What the tool answered.
+    pub(crate) fn answered(&self) -> Option<&RawJson> {
+        self.result.as_ref()
     }
 
     pub(crate) fn failure(&self) -> Option<&Failure> {
@@ -148,7 +157,7 @@ impl Answer {
             approval_id: action.approval.as_ref().map(ToString::to_string).unwrap_or_default(),
             result: result.map(|json| Json { text: json.as_str().to_owned() }),
             error,
-            cost_micro_usd: action.outcome.as_ref().map_or(0, |outcome| outcome.cost.0),
+            cost_micro_usd: action.spent.0,
             attempt: action.attempts,
             receipts: action.receipts.iter().map(|index| log.receipt_id(*index)).collect(),
             checkpoint: checkpoint.to_string(),
@@ -156,8 +165,18 @@ impl Answer {
             updated_at: Some(Timestamp::from_micros(action.updated_at.0)),
             actor_chain: actors(&request.actors),
             broken_glass: action.broken_glass,
+            units: Some(units(&action.used)),
             execution_id: request.execution.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
+    }
+}
+
+fn units(used: &Units) -> types::Units {
+    types::Units {
+        tokens: used.get(Unit::Tokens),
+        calls: used.get(Unit::Calls),
+        writes: used.get(Unit::Writes),
+        cpu_ms: used.get(Unit::CpuMs),
     }
 }
 
@@ -219,7 +238,7 @@ fn expired() -> Failure {
 }
 
 /// A sentence for a code whose words were not kept.
-fn sentence(code: &str) -> String {
+pub(crate) fn sentence(code: &str) -> String {
     match code {
         "approval_rejected" => "an approver said no",
         "attestation_level_unavailable" => "so much is not attested of a sandbox of this type",
@@ -227,6 +246,7 @@ fn sentence(code: &str) -> String {
         "budget_exceeded" => "the budget does not cover the worst case of this action",
         "budget_account_missing" => "this tool costs money and no account pays: name `account_id`",
         "account_frozen" => "the account is frozen",
+        "account_closed" => "the account is closed",
         "capability_not_grantable" => "the operator does not let all of this be granted",
         "cost_above_policy" => "policy caps the cost below the worst case of this action",
         "limit_not_grantable" => "the operator does not let code use so much",
@@ -235,6 +255,16 @@ fn sentence(code: &str) -> String {
         "source_too_long" => "the source text was longer than code may be",
         "server_stopped" => "the server stopped in the middle: it is repeated",
         "principal_disabled" => "the principal that asked is disabled",
+        "writes_exceeded" => "the run has made as many writing calls as it may",
+        "run_timeout" => "the run did not end in the time that it had",
+        "output_schema_mismatch" => "the output does not fit the schema that the plan has for it",
+        "outcome_unknown" => "nobody knows how its action ended: reconcile it",
+        "action_canceled" => "its action was withdrawn",
+        "approval_expired" => "nobody approved it in time",
+        "tool_error" => "the tool says of its own result that it is an error",
+        "template_missing" => "a template reads what is not there",
+        "timer_invalid" => "a timer has `seconds` or `until_us`",
+        "result_expired" => "what an earlier step gave was kept for its time and is deleted",
         "tool_changed" => "the tool is no longer the one that was decided: ask again",
         other => return format!("the action ended with `{other}`"),
     }
@@ -321,7 +351,8 @@ pub(crate) fn open_document(
     bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(Refused::internal)).transpose()
 }
 
-fn open_result(shared: &Shared, log: &LogId, id: &ActionId) -> Result<Option<Body>> {
+/// The content of an action's outcome, while it is kept.
+pub(crate) fn open_result(shared: &Shared, log: &LogId, id: &ActionId) -> Result<Option<Body>> {
     let bytes = shared.vault.open(log.tenant(), id.as_str(), RESULT)?;
     bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(Refused::internal)).transpose()
 }

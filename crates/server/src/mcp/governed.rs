@@ -159,6 +159,7 @@ async fn carry_out(shared: &Arc<Shared>, caller: &Caller, ask: Ask) -> Result<Ou
             account: caller.account.clone(),
             through: Some(Arc::new(through)),
             under: None,
+            step: None,
         };
         match begin(shared, caller, asked).await? {
             Submitted::New(begun, _) if declared.task => {

@@ -119,18 +119,18 @@ mod tests {
 
     use super::*;
     use crate::stores::Stores;
-    use crate::{Config, start};
+    use crate::{Config, open};
 
     const ISSUER: &str = "https://tally.test";
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn shared(config: &Config) -> Shared {
-        let tools = start::tools(config).unwrap();
+        let tools = open::tools(config).unwrap();
         let stores = Stores::open(config, ISSUER).unwrap();
         let epochs = stores.acquire().unwrap();
         let (keys, running) = (crate::open_keys(config).unwrap(), TaskTracker::new());
         let issuer = ISSUER.to_owned();
-        start::open(config.clone(), tools, issuer, keys, &stores, epochs, running).unwrap()
+        open::open(config.clone(), tools, issuer, keys, &stores, epochs, running).unwrap()
     }
 
     /// Copies everything below `from`.

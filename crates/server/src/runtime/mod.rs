@@ -1,12 +1,18 @@
-//! What an agent asks before it acts: what a plan would come to.
+//! What an agent asks before it acts: what a plan would come to, what it has left and what it did.
 
+mod capabilities;
+mod divergence;
+mod query;
+mod skills;
 mod verdict;
 mod wire;
-mod yaml;
+pub(crate) mod yaml;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kernel::failure::{Category, Failure};
+use kernel::ids::ToolId;
 use kernel::json::{self, RawJson};
 use kernel::simulate::{self, Calibration, Models, Simulation, Verdicts};
 use kernel::values::{Digest, MicroUsd, Timestamp};
@@ -14,11 +20,16 @@ use kernel::workflow::Plan;
 use kernel::workflow::skills::{SkillStep, compile};
 use prost::Message as _;
 use proto::runtime::runtime_service_server::RuntimeService;
-use proto::runtime::{PlanStep, SimulateRequest, SimulateResponse};
+use proto::runtime::{
+    GetCapabilitiesRequest, GetCapabilitiesResponse, GetDivergenceRequest, GetDivergenceResponse,
+    GetResourceContractRequest, GetSkillRequest, ListSkillsRequest, ListSkillsResponse, PlanStep,
+    QueryRequest, QueryResponse, ResourceContract, SimulateRequest, SimulateResponse, Skill,
+};
 use tonic::{Request, Response, Status};
 
 use crate::actions::parse_json;
 use crate::error::{Refused, Result};
+use crate::rate::Allowance;
 use crate::shared::{Caller, Shared};
 use crate::toolbox;
 
@@ -44,6 +55,13 @@ struct Terms {
     now: Timestamp,
 }
 
+/// A simulation with what is known of its history.
+struct Simulated {
+    simulation: Simulation,
+    calibrated_to: u64,
+    calibration: Option<Digest>,
+}
+
 impl RuntimeApi {
     fn simulate(&self, caller: &Caller, wire: SimulateRequest) -> Result<SimulateResponse> {
         let terms = self.terms(caller, &wire)?;
@@ -58,7 +76,8 @@ impl RuntimeApi {
             Err(refusal) => {
                 let Terms { budget, seed, .. } = terms;
                 let simulation = simulate::invalid(refusal, source, budget, seed);
-                (simulation.map_err(Refused::internal)?, None)
+                let simulation = simulation.map_err(Refused::internal)?;
+                (Simulated { simulation, calibrated_to: 0, calibration: None }, None)
             }
         };
         let digest = plan.map(|plan| plan.digest()).transpose().map_err(Refused::internal)?;
@@ -94,7 +113,7 @@ impl RuntimeApi {
         })
     }
 
-    fn simulated(&self, caller: &Caller, plan: &Plan, terms: &Terms) -> Result<Simulation> {
+    fn simulated(&self, caller: &Caller, plan: &Plan, terms: &Terms) -> Result<Simulated> {
         let mut models = Models::priors();
         let mut verdicts = Verdicts::new();
         for step in &plan.steps {
@@ -109,16 +128,38 @@ impl RuntimeApi {
             };
             verdicts.insert(step.id.clone(), verdict);
         }
-        // Nothing is concluded from earlier attempts yet, so nothing is claimed of them either.
-        let history = Calibration::new();
-        let Terms { budget, seed, .. } = *terms;
-        let simulated = simulate::simulate(plan, &models, budget, &verdicts, &history, seed);
-        simulated.map_err(Refused::internal)
+        let Terms { budget, seed, now } = *terms;
+        let (history, calibrated_to) = self.calibration(caller, plan, now)?;
+        let simulation = simulate::simulate(plan, &models, budget, &verdicts, &history, seed);
+        let digest = match history.is_empty() {
+            true => None,
+            false => Some(Digest::of(&json::canonical(&history).map_err(Refused::internal)?)),
+        };
+        let simulation = simulation.map_err(Refused::internal)?;
+        Ok(Simulated { simulation, calibrated_to, calibration: digest })
+    }
+
+    /// What earlier attempts of the plan's tools came to in the caller's environment, and how many
+    /// receipts that follows from.
+    fn calibration(
+        &self,
+        caller: &Caller,
+        plan: &Plan,
+        now: Timestamp,
+    ) -> Result<(Calibration, u64)> {
+        let tools: BTreeSet<&ToolId> = plan.steps.iter().map(|step| &step.tool).collect();
+        self.0.experiences.read(&self.0.ledger, &caller.log(), |experience| {
+            let known = tools.into_iter().filter_map(|tool| {
+                let history = experience.history(&caller.environment, tool, now)?;
+                Some((tool.clone(), history))
+            });
+            (known.collect(), experience.next)
+        })
     }
 }
 
 /// The plan of a list of skills, or why it is none; and the digest of the list.
-fn listed(list: Vec<PlanStep>) -> Result<(std::result::Result<Plan, Failure>, Digest)> {
+pub(crate) fn listed(list: Vec<PlanStep>) -> Result<(std::result::Result<Plan, Failure>, Digest)> {
     let mut steps = Vec::with_capacity(list.len());
     for (index, PlanStep { skill, params, iterations }) in list.into_iter().enumerate() {
         let params = match params.filter(|params| !params.text.is_empty()) {
@@ -146,4 +187,62 @@ impl RuntimeService for RuntimeApi {
         let simulating = tokio::task::spawn_blocking(move || own.simulate(&caller, wire));
         Ok(Response::new(simulating.await.map_err(Refused::internal)??))
     }
+
+    async fn list_skills(&self, request: Request<ListSkillsRequest>) -> Reply<ListSkillsResponse> {
+        let caller = crate::caller(&request)?;
+        let own = self.0.clone();
+        apart(move || skills::list(&own, &caller)).await
+    }
+
+    async fn get_skill(&self, request: Request<GetSkillRequest>) -> Reply<Skill> {
+        let (caller, own) = (crate::caller(&request)?, self.0.clone());
+        let skill = request.into_inner().skill_id;
+        apart(move || skills::describe(&own, &caller, &skill)).await
+    }
+
+    async fn get_capabilities(
+        &self,
+        request: Request<GetCapabilitiesRequest>,
+    ) -> Reply<GetCapabilitiesResponse> {
+        let (caller, allowance) = (crate::caller(&request)?, allowance(&request)?);
+        let (own, wire) = (self.0.clone(), request.into_inner());
+        apart(move || capabilities::get(&own, &caller, allowance, &wire)).await
+    }
+
+    async fn get_resource_contract(
+        &self,
+        request: Request<GetResourceContractRequest>,
+    ) -> Reply<ResourceContract> {
+        let (caller, allowance) = (crate::caller(&request)?, allowance(&request)?);
+        let (own, id) = (self.0.clone(), request.into_inner().resource_id);
+        apart(move || capabilities::contract(&own, &caller, allowance, &id)).await
+    }
+
+    async fn query(&self, request: Request<QueryRequest>) -> Reply<QueryResponse> {
+        let (caller, own) = (crate::caller(&request)?, self.0.clone());
+        let wire = request.into_inner();
+        apart(move || query::answer(&own, &caller, wire)).await
+    }
+
+    async fn get_divergence(
+        &self,
+        request: Request<GetDivergenceRequest>,
+    ) -> Reply<GetDivergenceResponse> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(divergence::report(&self.0, &caller, request.get_ref())?))
+    }
+}
+
+type Reply<T> = std::result::Result<Response<T>, Status>;
+
+/// Asks policy of each tool, and reads the log, where that keeps nobody waiting.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Reply<T> {
+    let worked = tokio::task::spawn_blocking(work).await.map_err(Refused::internal)?;
+    Ok(Response::new(worked?))
+}
+
+/// What is left of the requests of the credential: the middleware has put it there.
+fn allowance<T>(request: &Request<T>) -> Result<Allowance> {
+    let allowance = request.extensions().get::<Allowance>().copied();
+    allowance.ok_or_else(|| Refused::internal("a route without an allowance"))
 }

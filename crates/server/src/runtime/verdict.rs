@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use kernel::decision::{
-    Decision, DecisionInput, DecisionPoint as _, InputBudget, InputPrincipal, InputTool, Phase,
+    Decision, DecisionInput, DecisionPoint as _, Effect, InputBudget, InputPrincipal, InputTool,
+    Phase,
 };
 use kernel::json::RawJson;
 use kernel::risk::Risk;
@@ -45,6 +46,17 @@ pub(super) fn of(
         None => (Vec::new(), Vec::new(), None),
     };
     Ok(Verdict { available: true, effect, rules, reasons, exact, problem })
+}
+
+/// What policy announces of a tool, whatever it is called with: its least restrictive effect.
+pub(super) fn in_general(
+    shared: &Shared,
+    caller: &Caller,
+    tool: &Found<'_>,
+    now: Timestamp,
+) -> Result<Option<Effect>> {
+    let asking = Asking { shared, caller, tool, now, claims: Claims::new(None)? };
+    Ok(asking.in_general().map(|decision| decision.effect))
 }
 
 struct Asking<'a> {

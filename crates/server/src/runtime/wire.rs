@@ -8,17 +8,15 @@ use proto::runtime::{
     StepOutlook, StepRisk, Warning,
 };
 
+use super::Simulated;
 use crate::actions;
 
 /// Parts in a whole.
 const MILLION: f64 = 1_000_000.0;
 
 /// The answer. What is beyond an integer of the wire is its greatest.
-pub(super) fn response(
-    simulation: Simulation,
-    plan: Option<Digest>,
-    seed: u32,
-) -> SimulateResponse {
+pub(super) fn response(simulated: Simulated, plan: Option<Digest>, seed: u32) -> SimulateResponse {
+    let Simulated { simulation, calibrated_to, calibration } = simulated;
     let Simulation { answer, root_hash } = simulation;
     let steps = answer.outlooks.iter().map(|outlook| step(outlook, &answer)).collect();
     SimulateResponse {
@@ -58,6 +56,8 @@ pub(super) fn response(
         plan_digest: plan.map_or_else(String::new, |digest| digest.to_string()),
         root_hash: root_hash.to_string(),
         seed,
+        calibrated_to,
+        calibration_digest: calibration.map_or_else(String::new, |digest| digest.to_string()),
     }
 }
 
@@ -95,6 +95,7 @@ fn step(outlook: &Outlook, answer: &Answer) -> StepOutlook {
         estimated_cost_micro_usd: estimate.map(|one| one.estimated_cost_micro_usd.0),
         p90_latency_ms: estimate.and_then(|one| one.p90_latency_ms).map(unsigned),
         confidence: estimate.map_or("low", |one| one.confidence.as_str()).to_owned(),
+        p90_cost_micro_usd: estimate.and_then(|one| one.p90_cost_micro_usd).map(|cost| cost.0),
     }
 }
 
@@ -114,10 +115,10 @@ fn alternative(alternative: Alternative) -> WireAlternative {
     }
 }
 
-fn signed(value: i64) -> i32 {
+pub(super) fn signed(value: i64) -> i32 {
     i32::try_from(value).unwrap_or(if value < 0 { i32::MIN } else { i32::MAX })
 }
 
-fn unsigned(value: u64) -> u32 {
+pub(super) fn unsigned(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }

@@ -13,7 +13,7 @@ use serde_yaml_ng::{Error, Value};
 const INVALID: &str = "workflow_invalid";
 
 /// The plan of the document, or why it is none.
-pub(super) fn plan(text: &str) -> Result<Plan, Failure> {
+pub(crate) fn plan(text: &str) -> Result<Plan, Failure> {
     let invalid = |reason: String| Failure::new(Category::Validation, INVALID, reason);
     if text.len() > limits::WORKFLOW_BYTES_MAX {
         let max = limits::WORKFLOW_BYTES_MAX;

@@ -270,6 +270,7 @@ impl GovernedDoor {
             account: caller.account.clone(),
             through: None,
             under: Some(Arc::new(under.clone())),
+            step: None,
         };
         let submitting = {
             let (shared, caller) = (self.shared.clone(), caller.clone());

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use connectors::{GuardedEgress, SystemResolver};
 use kernel::capability::Network;
 
-use crate::start::extra_ca;
+use crate::open::extra_ca;
 use crate::{Config, StartError};
 use ::sandbox::{Egress, EgressBody, EgressFailure};
 

@@ -97,6 +97,6 @@ pub(crate) const UPSTREAM_OPEN_FILES: u64 = 1_024;
 pub(crate) const SAID_BYTES_MAX: usize = 32 << 20;
 
 /// Components that came with requests and that no execution has, kept ready.
-pub(super) const INLINE_IDLE_MAX: usize = 64;
+pub(super) const INLINE_IDLE_MAX: usize = 16;
 /// Bytes of all of them.
 pub(super) const INLINE_IDLE_BYTES_MAX: usize = 8 << 20;

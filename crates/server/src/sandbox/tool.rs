@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use connectors::schema::Validator;
 use kernel::capability::{Capabilities, Glob};
-use kernel::failure::Failure;
+use kernel::failure::{Category, Failure};
 use kernel::ids::ToolId;
 use kernel::json::RawJson;
-use kernel::tool::{CallFacts, Manifest};
+use kernel::tool::{CallFacts, FailureMode, Manifest};
 use kernel::units::Unit;
 use kernel::values::{Digest, MicroUsd};
 use serde::Deserialize;
@@ -179,27 +179,44 @@ fn price(config: &Config, id: &ToolId) -> Result<MicroUsd, StartError> {
     Ok(price)
 }
 
-fn failures() -> Value {
-    let modes = [
-        ("params_invalid", "the parameters break the input schema: change what is named"),
-        ("sandbox_type_unavailable", "there is no such sandbox here: nothing weaker is used"),
-        ("capability_not_grantable", "the operator does not let this be granted"),
-        ("limit_not_grantable", "more than the operator lets an execution use"),
-        ("source_too_long", "the source text is longer than code may be"),
-        ("attestation_level_unavailable", "so much is not attested of this type of sandbox"),
-        ("runtime_missing", "there is no interpreter for this language"),
-        ("too_many_sandboxes", "the tenant has as many live ones as it may: try later"),
-        ("wall_time_exceeded", "it took longer than it was given: TIMEOUT"),
-        ("cpu_time_exceeded", "it computed for longer than it was given: TIMEOUT"),
-        ("fuel_exhausted", "it took more instructions than it was given: TIMEOUT"),
-        ("memory_exceeded", "it wanted more memory than it was given: MEMORY_EXCEEDED"),
-        ("capability_denied", "it wanted what it was not granted: PERMISSION_DENIED"),
-        ("trap", "it broke: CRASH"),
-        ("raised", "it ended with an error of its own: CRASH"),
-        ("canceled", "somebody stopped it"),
-        ("replay_diverged", "repeated after a crash, it did something else than before"),
-    ];
-    modes.iter().map(|(code, meaning)| json!({"code": code, "meaning": meaning})).collect()
+fn failures() -> Vec<FailureMode> {
+    let (change, less) = ("change what the message names", "give it less to do, or more of it");
+    let ask = "ask for less, or have the operator allow more";
+    let time = "it took longer than it was given: TIMEOUT";
+    let beyond = |code, meaning, hint| FailureMode::new(code, Category::Sandbox, meaning, hint);
+    vec![
+        FailureMode::new(
+            "params_invalid",
+            Category::Validation,
+            "the parameters break the input schema",
+            change,
+        ),
+        beyond("sandbox_type_unavailable", "no such sandbox here: nothing weaker is used", ask),
+        beyond("capability_not_grantable", "the operator does not let this be granted", ask),
+        beyond("limit_not_grantable", "more than the operator lets an execution use", ask),
+        beyond("source_too_long", "the source text is longer than code may be", "send less"),
+        beyond("attestation_level_unavailable", "so much is not attested of this type", ask),
+        beyond("runtime_missing", "there is no interpreter for this language", ask),
+        FailureMode::new(
+            "too_many_sandboxes",
+            Category::RateLimited,
+            "the tenant has as many live ones as it may",
+            "try again later",
+        ),
+        beyond("wall_time_exceeded", time, less),
+        beyond("cpu_time_exceeded", "it computed for longer than it was given: TIMEOUT", less),
+        beyond("fuel_exhausted", "it took more instructions than it was given: TIMEOUT", less),
+        beyond("memory_exceeded", "it wanted more memory: MEMORY_EXCEEDED", less),
+        beyond("capability_denied", "it wanted what it was not granted: PERMISSION_DENIED", ask),
+        beyond("trap", "it broke: CRASH", "correct the code"),
+        beyond("raised", "it ended with an error of its own: CRASH", "read what it says"),
+        beyond("canceled", "somebody stopped it", "ask who did"),
+        beyond(
+            "replay_diverged",
+            "repeated after a crash, it did something else than before",
+            "have the code do the same again for the same input, then submit it again",
+        ),
+    ]
 }
 
 fn base(id: &str, description: &str, input: Value, output: Value, wall_ms: u64) -> Value {

@@ -25,7 +25,7 @@ fn tokens_of(upstream: &str) -> String {
 }
 
 /// The secrets of one tenant.
-struct OfTenant {
+pub(crate) struct OfTenant {
     secrets: Arc<Secrets>,
     tenant: TenantId,
 }
@@ -80,6 +80,11 @@ impl Authorizer for Unusable {
 }
 
 impl Secrets {
+    /// The secrets of a tenant, for a tool that was told their names by the operator.
+    pub(crate) fn of_tenant(self: &Arc<Self>, tenant: &TenantId) -> OfTenant {
+        OfTenant { secrets: self.clone(), tenant: tenant.clone() }
+    }
+
     /// `parts` with the secrets of the tenant, and with what authorises at the upstream.
     pub(crate) fn authorise(
         self: &Arc<Self>,

@@ -15,7 +15,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::stores::Stores;
-use crate::{Config, Credentials, start};
+use crate::{Config, Credentials, open, start};
 
 const ISSUER: &str = "https://tally.test";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -52,13 +52,13 @@ impl Desk {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { data: folder.path().to_owned(), ..Config::default() };
-        let tools = start::tools(&config).unwrap();
+        let tools = open::tools(&config).unwrap();
         let stores = Stores::open(&config, ISSUER).unwrap();
         let epochs = stores.acquire().unwrap();
         let running = TaskTracker::new();
         let issuer = ISSUER.to_owned();
         let keys = crate::open_keys(&config).unwrap();
-        let shared = start::open(config, tools, issuer, keys, &stores, epochs, running).unwrap();
+        let shared = open::open(config, tools, issuer, keys, &stores, epochs, running).unwrap();
         let shared = Arc::new(shared);
         let path = start::first_start(&shared, ISSUER).await.unwrap().unwrap();
         let owner = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();

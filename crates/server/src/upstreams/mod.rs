@@ -33,9 +33,6 @@ use ledger::content::Vault;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
-
-use crate::secrets::Secrets;
 
 pub(crate) use api::UpstreamsApi;
 pub(crate) use declared::declare;
@@ -45,24 +42,6 @@ pub(crate) use tool::McpTool;
 pub(crate) use watch::serve;
 
 use fold::{Fold, View};
-
-/// The secrets of one tenant, for its servers.
-pub(crate) struct SecretsOf {
-    secrets: Arc<Secrets>,
-    tenant: TenantId,
-}
-
-impl SecretsOf {
-    pub(crate) fn new(secrets: &Arc<Secrets>, tenant: &TenantId) -> Self {
-        Self { secrets: secrets.clone(), tenant: tenant.clone() }
-    }
-}
-
-impl mcp::Secrets for SecretsOf {
-    fn reveal(&self, name: &str) -> Result<Zeroizing<String>, Failure> {
-        self.secrets.reveal(&self.tenant, name)
-    }
-}
 
 /// What a server's clients must know of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]

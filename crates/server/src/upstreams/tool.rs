@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use connectors::mcp::{Method, Spec, Transport};
 use connectors::schema::Validator;
-use kernel::failure::Failure;
+use kernel::failure::{Category, Failure};
 use kernel::ids::ToolId;
 use kernel::json::{self, RawJson};
 use kernel::tool::{CostModel, Executor, FailureMode, Manifest, Source};
@@ -254,16 +254,31 @@ fn manifest(id: ToolId, upstream: &Registered, definition: Option<Digest>) -> Ma
 }
 
 fn failure_modes() -> Vec<FailureMode> {
+    use Category::{Auth, Network, RateLimited, Timeout, Upstream, Validation};
+    let (change, again) = ("change what the message names", "try again");
+    let reconcile = "where the action is unknown, find out whether the server acted; reconcile it";
     let modes = [
-        ("params_invalid", "the parameters break the input schema: change what is named"),
-        ("upstream_unavailable", "the server cannot be reached, nothing was sent: try again"),
-        ("upstream_error", "the server answered with an error"),
-        ("upstream_lost", "the connection broke after the call was sent"),
-        ("timeout", "the server took too long"),
+        ("params_invalid", Validation, "the parameters break the input schema", change),
+        ("connect_failed", Network, "no connection, so nothing was sent", again),
+        ("connection_lost", Network, "the connection broke after the call was sent", reconcile),
+        ("session_ended", Network, "the server forgot the session", again),
+        ("child_ended", Network, "the server's process ended", reconcile),
+        ("rate_limited", RateLimited, "the server wants fewer calls", "wait as long as it says"),
+        ("upstream_busy", RateLimited, "as many calls as there may be are under way", again),
+        ("upstream_unavailable", Upstream, "the server takes no calls for now", again),
+        ("upstream_failed", Upstream, "the server broke, perhaps after it acted", reconcile),
+        ("upstream_refused", Upstream, "the server does not take this call", change),
+        ("upstream_error", Upstream, "the server answered with an error", "read what it says"),
+        ("upstream_unauthorized", Auth, "the server refuses the credential", "have it renewed"),
+        ("timeout", Timeout, "the server took too long", reconcile),
     ];
-    modes
-        .map(|(code, meaning)| FailureMode { code: code.to_owned(), meaning: meaning.to_owned() })
-        .into()
+    let refusals = ["upstream_refused", "upstream_error"];
+    let made = modes.map(|(code, category, meaning, hint)| {
+        let mode = FailureMode::new(code, category, meaning, hint);
+        let retryable = mode.retryable && !refusals.contains(&code);
+        mode.retryable(retryable)
+    });
+    made.into()
 }
 
 fn of_method(method: Method) -> (&'static str, Value) {

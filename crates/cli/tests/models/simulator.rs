@@ -1,0 +1,67 @@
+//! `tally dev model` as a process.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::command;
+
+/// The process. It is killed when this is dropped.
+pub(super) struct Simulator {
+    pub(super) url: String,
+    process: Child,
+    _folder: TempDir,
+}
+
+impl Simulator {
+    pub(super) fn start(script: &Value) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("script.yaml");
+        // YAML takes JSON.
+        fs::write(&path, script.to_string()).unwrap();
+        let mut process = command(&["dev", "model", "--listen", "127.0.0.1:0", "--script"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let url = line
+            .trim_end()
+            .split("listening on ")
+            .nth(1)
+            .unwrap_or_else(|| panic!("the simulator does not start: {line:?}"));
+        assert!(line.starts_with("model simulator"), "it says what it is: {line}");
+        Self { url: url.to_owned(), process, _folder: folder }
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+/// Whether any file below `folder` has `value`, as it is, in base64 or in hex.
+pub(super) fn holds(folder: &Path, value: &str) -> bool {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let traces = [value.to_owned(), STANDARD.encode(value), hex::encode(value)];
+    fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds(&path, value);
+        }
+        let bytes = fs::read(&path).unwrap();
+        let has =
+            |trace: &String| bytes.windows(trace.len()).any(|window| window == trace.as_bytes());
+        traces.iter().any(has)
+    })
+}

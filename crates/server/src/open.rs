@@ -1,0 +1,163 @@
+//! Opening: everything that handlers share, from the stores and the configuration.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use connectors::transform::Worker;
+use connectors::{SystemResolver, Tools, ToolsConfig};
+use ledger::content::Vault;
+use ledger::keys::KeyProvider;
+use ledger::store::Store;
+use ledger::{Clock, Ledger, rebuild};
+use tokio_util::task::TaskTracker;
+
+use crate::agents::Presence;
+use crate::directory::Directory;
+use crate::experience::Experiences;
+use crate::metrics::Metrics;
+use crate::sandbox::registry::Registry;
+use crate::sandbox::{self, Sandbox};
+use crate::secrets::Secrets;
+use crate::shared::{Control, Shared, system_clock};
+use crate::start::Error;
+use crate::stores::{Epochs, Stores};
+use crate::tokens::Tokens;
+use crate::upstreams::{MakeParts, Upstreams};
+use crate::waiters::Waiters;
+use crate::witnesses::Witnesses;
+use crate::{Config, ConfigError, policies, runs};
+
+/// Opens keys; loads the control plane.
+pub(crate) fn open(
+    config: Config,
+    tools: Tools,
+    issuer: String,
+    keys: Arc<dyn KeyProvider>,
+    stores: &Stores,
+    epochs: Epochs,
+    running: TaskTracker,
+) -> Result<Shared, Error> {
+    let clock: Clock = system_clock();
+    let plane = |store: &Arc<dyn Store>, epoch, observer| {
+        let (store, keys, clock) = (store.clone(), keys.clone(), clock.clone());
+        Ledger::start_observed(store, keys, clock, &config.host, epoch, observer)
+    };
+    fold_control(stores.control.as_ref(), keys.as_ref(), &config.host)?;
+    let control = plane(&stores.control, epochs.control, Arc::new(|_, _| ()))?;
+    let experiences: Arc<Experiences> = Arc::default();
+    let runs = Arc::new(runs::Runs::new(&config.runs, clock.clone()));
+    let told = (experiences.clone(), runs.clone());
+    let observer = Arc::new(move |log: &_, committed: &ledger::Committed| {
+        told.0.observe(log, committed);
+        told.1.seen(log, &committed.states);
+    });
+    let runtime = plane(&stores.runtime, epochs.runtime, observer)?;
+    let limits = policy::Config {
+        confirmation_ttl_s: config.policy.ttl_s.into(),
+        decision_limit_ms: config.policy.decision_limit_ms,
+    };
+    let control_key = policies::control_key(keys.as_ref()).map_err(Error::Start)?;
+    let directory = Arc::new(Directory::load(&control)?);
+    let (doubt, sealed) = (Arc::default(), Arc::new(Vault::new(control.clone(), keys.clone())));
+    let known = (directory.clone(), Arc::clone(&doubt));
+    let secrets = Arc::new(Secrets::new(known, (sealed.clone(), control.clone()), clock.clone()));
+    let parts = upstream_parts(&config, &secrets)?;
+    let upstreams = Upstreams::load(&control, sealed.clone(), parts)?;
+    let registry = Registry::load(&control, config.sandbox.ceiling())?;
+    Ok(Shared {
+        secrets,
+        registry: Arc::new(registry),
+        upstreams: Arc::new(upstreams),
+        control: Control {
+            directory,
+            doubt,
+            vault: sealed,
+            ledger: control,
+            founding: tokio::sync::Mutex::default(),
+            rotating: tokio::sync::Mutex::default(),
+        },
+        vault: Vault::new(runtime.clone(), keys),
+        spaces: crate::kv::Spaces::default(),
+        ledger: runtime,
+        policy: policy::PolicyPoint::new(&limits, control_key, clock.clone()),
+        tools,
+        clock: clock.clone(),
+        tokens: Tokens::new(issuer),
+        metrics: Metrics::new(),
+        waiters: Waiters::default(),
+        running,
+        gateway: crate::mcp::Gateway::default(),
+        queue: tokio::sync::Notify::new(),
+        witnesses: Witnesses::new(&config)?,
+        sandbox: Arc::new(Sandbox::open(&config)?),
+        runs,
+        experiences,
+        presence: Presence::default(),
+        config,
+    })
+}
+
+/// Who may do what, and which policy is in force, is believed from receipts that verify alone:
+/// states that differ from what these fold to are made anew. Control logs are small.
+fn fold_control(store: &dyn Store, keys: &dyn KeyProvider, host: &str) -> Result<(), Error> {
+    for log in store.logs()? {
+        let report = rebuild::verify_log(store, host, keys, &log)?;
+        if let Some(error) = report.errors.first() {
+            let log = report.origin;
+            return Err(Error::Start(format!("the log `{log}` does not verify: {error}")));
+        }
+        let differences = rebuild::diff(store, &log)?;
+        for difference in &differences {
+            let stream = &difference.stream;
+            tracing::error!(%stream, log = report.origin, "a state differs from its log");
+        }
+        if !differences.is_empty() {
+            rebuild::rebuild(store, &log)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the clients of MCP servers need of their surroundings.
+fn upstream_parts(config: &Config, secrets: &Arc<Secrets>) -> Result<MakeParts, Error> {
+    let (extra_ca_pem, secrets) = (extra_ca(config)?, secrets.clone());
+    let data = config.data.clone();
+    Ok(Box::new(move |tenant, spec, logs_in| {
+        let parts = connectors::mcp::Parts {
+            extra_ca_pem: extra_ca_pem.clone(),
+            secrets: Arc::new(secrets.of_tenant(tenant)),
+            confine: Some(Arc::new(sandbox::Servers::new(&data, tenant))),
+            ..connectors::mcp::Parts::default()
+        };
+        if logs_in { secrets.authorise(tenant, spec, parts) } else { parts }
+    }))
+}
+
+/// The text of the file with further certificate authorities.
+pub(crate) fn extra_ca(config: &Config) -> Result<Option<String>, ConfigError> {
+    let read = |path: &PathBuf| {
+        let failed = |source| ConfigError::Read { path: path.clone(), source };
+        fs::read_to_string(path).map_err(failed)
+    };
+    config.extra_ca.as_ref().map(read).transpose()
+}
+
+pub(crate) fn tools(config: &Config) -> Result<Tools, Error> {
+    let program = std::env::current_exe()
+        .map_err(|source| Error::Data { path: PathBuf::from("the program itself"), source })?;
+    // The program's allocator: what it would reserve is more than the worker may have.
+    let env = vec![("MIMALLOC_ARENA_RESERVE".into(), "0".into())];
+    let jq_worker = Worker { program, args: vec!["internal".into(), "jq".into()], env };
+    // What runs code knows its own.
+    let prices = config.prices.clone().into_iter().filter(|(tool, _)| !sandbox::is_code(tool));
+    Ok(Tools::new(ToolsConfig {
+        grants: config.grants.clone(),
+        prices: prices.collect(),
+        models: config.models.clone(),
+        jq_worker: Some(jq_worker),
+        email: config.email.clone(),
+        extra_ca_pem: extra_ca(config)?,
+        resolver: Arc::new(SystemResolver),
+    })?)
+}

@@ -1,0 +1,120 @@
+//! What the steps of a run did, told from its state and the contents that are kept.
+
+use std::collections::BTreeMap;
+
+use kernel::action::FailureCode;
+use kernel::ids::{ActionId, StepId, ToolId};
+use kernel::json::{self, RawJson};
+use kernel::receipt::LogId;
+use kernel::run::{Run, Step, StepStatus};
+use kernel::values::{Digest, MicroUsd};
+use kernel::workflow::template::{self, Context};
+use serde_json::{Value, json};
+
+use super::document::Document;
+use super::live;
+use crate::actions::open_result;
+use crate::error::{Refused, Result};
+use crate::shared::Shared;
+
+/// What one step did.
+pub(super) struct Traced {
+    pub(super) step: StepId,
+    pub(super) tool: ToolId,
+    pub(super) group: Option<StepId>,
+    pub(super) state: Step,
+    pub(super) action: Option<ActionId>,
+    /// What its tool was called with, rendered again: nothing where it was not called.
+    pub(super) params: Option<RawJson>,
+    /// The digest of what it was called with, as it was kept then.
+    pub(super) called_with: Option<Digest>,
+    pub(super) output: Option<RawJson>,
+    pub(super) failure: Option<FailureCode>,
+    pub(super) cost: MicroUsd,
+}
+
+/// What a run did.
+pub(super) struct Trace {
+    pub(super) steps: Vec<Traced>,
+    /// Whether some of it is no longer kept.
+    pub(super) gone: bool,
+}
+
+/// Tells what `run` did, from what was kept of it.
+pub(super) fn trace(shared: &Shared, log: &LogId, run: &Run, document: &Document) -> Result<Trace> {
+    let kept = live::outputs(shared, log, run)?;
+    let mut traced = told(run, document, kept)?;
+    for step in &mut traced.steps {
+        let Some(action) = step.action.as_ref().filter(|_| !step.state.skipped) else { continue };
+        let body = open_result(shared, log, action)?;
+        step.called_with = body.as_ref().and_then(|body| body.params);
+    }
+    Ok(traced)
+}
+
+/// Tells what `run` did, where what its steps gave is at hand.
+pub(super) fn told(
+    run: &Run,
+    document: &Document,
+    outputs: Option<BTreeMap<StepId, Value>>,
+) -> Result<Trace> {
+    let gone = outputs.is_none();
+    let outputs = outputs.unwrap_or_default();
+    let input = document.input.to_value();
+    let mut steps = Vec::with_capacity(run.steps.len());
+    for (index, planned) in document.plan.steps.iter().enumerate() {
+        let Some(state) = run.steps.get(index) else { break };
+        let context =
+            Context { input: &input, outputs: &outputs, previous: document.plan.previous(index) };
+        let called = state.action.is_some() && !state.skipped && !gone;
+        let params = called.then(|| template::render(&planned.params, &context).ok()).flatten();
+        let gave = state.status == StepStatus::Succeeded && !state.skipped;
+        let output = outputs.get(&planned.id).filter(|_| gave);
+        let output = output.map(|output| RawJson::parse(&output.to_string()));
+        steps.push(Traced {
+            step: planned.id.clone(),
+            tool: planned.tool.clone(),
+            group: planned.group.clone(),
+            state: state.clone(),
+            action: state.action.clone(),
+            params,
+            called_with: None,
+            output: output.transpose().map_err(Refused::internal)?,
+            failure: state.failure.clone(),
+            cost: state.cost,
+        });
+    }
+    Ok(Trace { steps, gone })
+}
+
+/// The digest of the canonical form of a value.
+pub(super) fn digest_of(value: &RawJson) -> Result<Digest> {
+    json::canonical(value).map(|form| Digest::of(&form)).map_err(Refused::internal)
+}
+
+impl Trace {
+    /// The digest over what each step was, was given, gave and came to: the same for two runs that
+    /// did the same. None where some of it is no longer kept.
+    pub(super) fn root_hash(&self) -> Result<Option<Digest>> {
+        if self.gone {
+            return Ok(None);
+        }
+        let hash = |value: &Option<RawJson>| -> Result<Value> {
+            let digest = value.as_ref().map(digest_of).transpose()?;
+            Ok(digest.map_or(Value::Null, |digest| Value::String(digest.hex())))
+        };
+        let mut steps = Vec::with_capacity(self.steps.len());
+        for step in &self.steps {
+            steps.push(json!({
+                "step": step.step.as_str(),
+                "tool": step.tool.as_str(),
+                "params": hash(&step.params)?,
+                "output": hash(&step.output)?,
+                "status": step.state.status.as_str(),
+                "failure": step.failure.as_ref().map(|failure| failure.code.as_str()),
+            }));
+        }
+        let form = json::canonical(&steps).map_err(Refused::internal)?;
+        Ok(Some(Digest::of(&form)))
+    }
+}
