@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::{repo, runtimes};
 
-const NAMES: [&str; 8] =
-    ["action", "ledger", "mcp", "policy", "runs", "sandbox", "store", "verify"];
+const NAMES: [&str; 9] =
+    ["action", "itsm", "ledger", "mcp", "policy", "runs", "sandbox", "store", "verify"];
 
 pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
     if !NAMES.contains(&name) {

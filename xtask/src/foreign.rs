@@ -1,6 +1,7 @@
 //! Programs that are not ours, from PyPI and npm: verifiers that read our evidence, an OpenID
 //! Connect provider that people log in with, MCP's conformance suite, servers and SDKs, what
-//! providers of models publish for their clients, and a mail server.
+//! providers of models publish for their clients, a mail server, an emulator of systems that
+//! connectors call, and the libraries of those who deliver to triggers.
 
 use std::fs;
 use std::path::PathBuf;
@@ -55,6 +56,16 @@ const MODEL_PYTHON: [&str; 2] = ["openai==3.54.0", "anthropic==2.12.0"];
 /// A mail server.
 const SMTP_PYTHON_FOLDER: &str = "smtp-aiosmtpd-1.4.6";
 const SMTP_PYTHON: [&str; 3] = ["aiosmtpd==1.4.6", "atpublic==9.0.0", "attrs==26.1.0"];
+
+/// An emulator of Slack and GitHub, with the Node 22 that it needs.
+const SYSTEMS_NODE_FOLDER: &str = "systems-node-22.23.3-emulate-0.12.2";
+const SYSTEMS_NODE: [&str; 2] = ["node@22.23.3", "emulate@0.12.2"];
+/// What those publish who deliver to triggers: how their signatures are checked.
+const HOOK_NODE_FOLDER: &str = "hook-node-bolt-5.1.0-webhooks-methods-6.0.0";
+const HOOK_NODE: [&str; 2] = ["@slack/bolt@5.1.0", "@octokit/webhooks-methods@6.0.0"];
+/// The SDK of those who ask people on Slack.
+const SLACK_NODE_FOLDER: &str = "slack-node-web-api-8.2.0";
+const SLACK_NODE: [&str; 1] = ["@slack/web-api@8.2.0"];
 
 /// The file that says that a folder is complete.
 const COMPLETE: &str = "complete";
@@ -119,9 +130,25 @@ pub(crate) fn smtp() -> Result<[(&'static str, PathBuf); 1]> {
     Ok([("TALLY_SMTP_PYTHON", python(SMTP_PYTHON_FOLDER, &SMTP_PYTHON)?)])
 }
 
+/// Installs the emulator; the variable by which the tests find it.
+pub(crate) fn systems() -> Result<[(&'static str, PathBuf); 1]> {
+    Ok([("TALLY_SYSTEMS_NODE_MODULES", node_modules(SYSTEMS_NODE_FOLDER, &SYSTEMS_NODE)?)])
+}
+
+/// Installs what checks deliveries; the variable by which the tests find it.
+pub(crate) fn hooks() -> Result<[(&'static str, PathBuf); 1]> {
+    Ok([("TALLY_HOOK_NODE_MODULES", node_modules(HOOK_NODE_FOLDER, &HOOK_NODE)?)])
+}
+
+/// Installs the SDK of Slack; the variable by which the tests find it.
+pub(crate) fn slack() -> Result<[(&'static str, PathBuf); 1]> {
+    Ok([("TALLY_SLACK_NODE_MODULES", node_modules(SLACK_NODE_FOLDER, &SLACK_NODE)?)])
+}
+
 /// `cargo xtask foreign`: installs them all and prints where they are, for a shell to read.
 pub(crate) fn run() -> Result<()> {
     let found = verifiers()?.into_iter().chain(mcp()?).chain(models()?).chain(smtp()?);
+    let found = found.chain(systems()?).chain(hooks()?).chain(slack()?);
     for (variable, path) in found {
         println!("export {variable}={}", path.display());
     }

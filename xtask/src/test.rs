@@ -68,6 +68,15 @@ pub(crate) fn run(options: Options) -> Result<()> {
         });
         report.check("foreign mail server", || {
             found.extend(foreign::smtp()?);
+            found.extend(foreign::slack()?);
+            Ok(())
+        });
+        report.check("foreign senders of events", || {
+            found.extend(foreign::hooks()?);
+            Ok(())
+        });
+        report.check("foreign systems", || {
+            found.extend(foreign::systems()?);
             Ok(())
         });
         report.check("sandbox runtimes", || {

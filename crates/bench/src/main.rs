@@ -4,6 +4,7 @@
 mod action;
 mod cpu;
 mod fsync;
+mod itsm;
 mod ledger;
 mod load;
 mod mcp;
@@ -47,6 +48,8 @@ struct Args {
 enum Name {
     /// A governed action, end to end, over HTTP.
     Action,
+    /// Triage of incidents, from the event to the write-back.
+    Itsm,
     /// Commits to the ledger, in process.
     Ledger,
     /// A call of a tool through the MCP gateway against the same call without it.
@@ -87,6 +90,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     };
     let report = match args.name {
         Name::Action => action::run(&dir)?,
+        Name::Itsm => itsm::run(&dir)?,
         Name::Ledger => ledger::run(&dir)?,
         Name::Mcp => mcp::run(&dir)?,
         Name::Policy => policy::run()?,

@@ -8,7 +8,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, ensure};
 use kernel::decision::{
-    DecisionInput, DecisionPoint, Effect, InputBudget, InputPrincipal, InputTime, InputTool, Phase,
+    DecisionInput, DecisionPoint, Effect, InputBudget, InputOperational, InputPrincipal, InputTime,
+    InputTool, Phase,
 };
 use kernel::ids::{EnvironmentId, PrincipalId, TenantId, ToolId, WorkspaceId};
 use kernel::json::RawJson;
@@ -86,6 +87,8 @@ impl Facts {
             risk: &self.risk,
             budget: InputBudget { remaining_micro_usd: None, estimate_micro_usd: MicroUsd::ZERO },
             approval: None,
+            operational: InputOperational::default(),
+            run: None,
             now: InputTime::from(Timestamp(at)),
         }
     }

@@ -28,13 +28,17 @@ const ACCOUNT: &str = "bench";
 /// Enough for every action of a run at its price.
 const FUNDS_MICRO_USD: i64 = 1_000_000_000_000;
 
-/// Builds the program as a user would, and says where it is.
+/// Builds the program as this one was built, which is to say with `--release`, and says where it
+/// is.
 pub(crate) fn build() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    let status = build.args(["build", "--release", "--quiet", "--package", "tally"]).status()?;
-    if !status.success() {
-        bail!("`cargo build --release --package tally` has failed");
+    build.args(["build", "--quiet", "--package", "tally"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    if !build.status()?.success() {
+        bail!("`cargo build --package tally` has failed");
     }
     let program = std::env::current_exe()?.with_file_name("tally");
     if !program.is_file() {
@@ -123,6 +127,8 @@ impl Server {
             .arg("serve")
             .arg("--config")
             .arg(&config_file)
+            // Interpreters would be compiled beside what is measured.
+            .env_remove("TALLY_RUNTIMES")
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("starting `{}`", program.display()))?;

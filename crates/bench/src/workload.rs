@@ -123,7 +123,9 @@ fn submission(number: u64, epoch: u64) -> anyhow::Result<Submission> {
         tool_digest: Digest::of(b"tool"),
         execution: None,
         step: None,
+        within: None,
         max_attempts: None,
+        reverses: None,
         routed_from: None,
         environment: EnvironmentId::new("dev")?,
         actors: ActorChain::direct(PrincipalId::new("p_7")?, PrincipalKind::Agent),
@@ -166,6 +168,8 @@ fn finish(action: &Action) -> Vec<kernel::machine::Command> {
         is_error: false,
         isolation: None,
         attestation: None,
+        prior: None,
+        model: None,
     };
     plan::finish(action, action.attempts, outcome, None)
 }

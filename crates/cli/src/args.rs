@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    accounts, actions, agents, approvals, attest, cost, dev, evidence, identity, init, ledger,
-    login, mcp, me, migrate, policy, receipts, run, runtime, sandbox, secret, serve, token, tools,
-    verify, version, witness,
+    accounts, actions, agents, approvals, attest, connector, cost, dev, evidence, identity, init,
+    ledger, login, mcp, me, migrate, policy, receipts, release, run, runtime, sandbox, secret,
+    serve, token, tools, trigger, use_case, verify, version, witness, workflow,
 };
 use crate::context::Context;
 use crate::demo;
@@ -27,6 +27,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Tell the whole story on this machine, with nothing but this program.
     Demo {
+        /// Which story.
+        #[arg(value_enum, default_value_t)]
+        story: demo::Story,
         /// Keep the data, evidence and keys of the demo in this folder, which must be new.
         #[arg(long, value_name = "DIR")]
         keep: Option<PathBuf>,
@@ -46,7 +49,7 @@ pub(crate) enum Command {
     /// Submit an action.
     Submit(actions::Submit),
     /// Follow and steer actions.
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "action")]
     Actions(actions::Actions),
     /// See what waits for a person.
     #[command(subcommand)]
@@ -98,6 +101,15 @@ pub(crate) enum Command {
     /// Run plans step by step; follow, steer and compare runs.
     #[command(subcommand, visible_alias = "runs")]
     Run(Box<run::Run>),
+    /// Check, publish and show workflows that are kept in versions.
+    #[command(subcommand)]
+    Workflow(workflow::Workflow),
+    /// Bring a version of a workflow into force: for a share of its runs, or for all.
+    #[command(subcommand)]
+    Release(release::Release),
+    /// Take in what workflows are for, and score how much care that takes.
+    #[command(subcommand)]
+    UseCase(use_case::UseCase),
     /// Ask what a plan would come to before it runs.
     #[command(subcommand)]
     Runtime(runtime::Runtime),
@@ -127,6 +139,12 @@ pub(crate) enum Command {
     /// Keep the secrets that upstreams are shown. No value ever comes out again.
     #[command(subcommand)]
     Secret(secret::Secret),
+    /// Connect systems by definitions that are data: ServiceNow, Slack, GitHub, and your own.
+    #[command(subcommand, visible_alias = "connectors")]
+    Connector(connector::Connector),
+    /// Start workflows by events and times; ask people on Slack.
+    #[command(subcommand)]
+    Trigger(trigger::Trigger),
     /// Cosign the checkpoints of logs on other servers, and raise an alarm where one is rewritten.
     #[command(subcommand)]
     Witness(witness::Witness),
@@ -141,7 +159,7 @@ impl Command {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         match self {
-            Self::Demo { keep } => demo::run(keep).await,
+            Self::Demo { story, keep } => demo::run(story, keep).await,
             Self::Init(command) => command.run(context).await,
             Self::Serve(command) => command.run().await,
             Self::Login(command) => command.run(context).await,
@@ -168,6 +186,9 @@ impl Command {
             Self::Sessions(command) => command.run(context).await,
             Self::ServiceAccount(command) => command.run(context).await,
             Self::Run(command) => command.run(context).await,
+            Self::Workflow(command) => command.run(context).await,
+            Self::Release(command) => command.run(context).await,
+            Self::UseCase(command) => command.run(context).await,
             Self::Runtime(command) => command.run(context).await,
             Self::Tool(command) => command.run(context).await,
             Self::Sandbox(command) => command.run(context).await,
@@ -178,6 +199,8 @@ impl Command {
             Self::Account(command) => command.run(context).await,
             Self::Cost(command) => command.run(context).await,
             Self::Secret(command) => command.run(context).await,
+            Self::Connector(command) => command.run(context).await,
+            Self::Trigger(command) => command.run(context).await,
             Self::Witness(command) => command.run(context).await,
             Self::Dev(command) => command.run().await,
             Self::Version => version::run(context).await,

@@ -4,11 +4,60 @@ use std::fs;
 
 use crate::common::{assert_code, json, tally, text};
 
+/// Checks that the lines are there in this order.
+#[track_caller]
+fn tells(story: &str, lines: &[&str]) {
+    let mut rest = story;
+    for line in lines {
+        let Some((_, after)) = rest.split_once(line) else { panic!("no {line:?} in {rest}") };
+        rest = after;
+    }
+}
+
+#[test]
+fn the_demo_tells_of_four_incidents() {
+    // It is the one that is told first.
+    let told = tally(&["demo"]);
+    assert_code(&told, 0);
+    let lines = [
+        "SIMULATORS",
+        "(a simulator)",
+        "2. An incident that is approved",
+        "ok: the change waits for a person",
+        "priority: 4 → 3",
+        "[Approve]",
+        "ok: the run succeeded",
+        "ok: exactly the change and one note were written",
+        "3. An incident that is rejected",
+        "ok: ServiceNow has no change of it",
+        "4. An incident whose text gives orders",
+        "ok: policy put on record that the text gives orders",
+        "ok: a leap to critical takes two people",
+        "ok: the change still waits",
+        "ok: ServiceNow has no change of it",
+        "ok: nor of any other incident",
+        "ok: ServiceNow holds no credential",
+        "ok: Slack holds no credential",
+        "5. An incident to which the model answers junk",
+        "ok: after three tries the run has failed for good",
+        "ok: the account paid exactly that",
+        "ok: run.json names R-ITSM-SUSPECT",
+        "ok: run.json has no word of the incident",
+        "ok: the evidence verifies offline",
+        "ok: the changed evidence is refused",
+        "ok: no credential is in any of them",
+        "ok: no word of the incidents is in any of them",
+        "Every expectation held.",
+        "tally demo agent",
+    ];
+    tells(&text(&told), &lines);
+}
+
 #[test]
 fn the_demo_tells_the_whole_story() {
     let folder = tempfile::tempdir().unwrap();
     let keep = folder.path().join("kept");
-    let told = tally(&["demo", "--keep", keep.to_str().unwrap()]);
+    let told = tally(&["demo", "agent", "--keep", keep.to_str().unwrap()]);
     assert_code(&told, 0);
     let story = text(&told);
     let mut lines = vec![
@@ -30,11 +79,7 @@ fn the_demo_tells_the_whole_story() {
         lines.extend(["Verified OK", "ok: openssl refuses the changed one"]);
     }
     lines.extend(["Every expectation held.", "tally init"]);
-    let mut rest = story.as_str();
-    for line in lines {
-        let Some((_, after)) = rest.split_once(line) else { panic!("no {line:?} in {rest}") };
-        rest = after;
-    }
+    tells(&story, &lines);
 
     let bundle = keep.join("evidence.tar");
     let verified = tally(&["verify", bundle.to_str().unwrap(), "--json"]);
@@ -50,7 +95,7 @@ fn the_demo_tells_the_whole_story() {
 #[test]
 fn the_demo_leaves_an_existing_folder_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let told = tally(&["demo", "--keep", folder.path().to_str().unwrap()]);
+    let told = tally(&["demo", "agent", "--keep", folder.path().to_str().unwrap()]);
     assert_code(&told, 1);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

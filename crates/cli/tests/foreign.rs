@@ -1,7 +1,7 @@
 //! Evidence of a real server read by programs that are not ours: each accepts what is genuine, and
 //! for each tampering the matrix says who sees it.
 
-mod bundle;
+pub(crate) mod bundle;
 mod cases;
 mod scene;
 mod tools;
@@ -11,8 +11,8 @@ use std::fs;
 use std::path::Path;
 
 use kernel::bundle::{
-    CHECKPOINT, COST, MANIFEST, SUMS, VERIFY, VKEY, borrowed, key_path, policy_path, proof_path,
-    receipt_path, sigstore_path, verify_files,
+    CHECKPOINT, COST, MANIFEST, RUN, SUMS, VERIFY, VKEY, borrowed, key_path, policy_path,
+    proof_path, receipt_path, sigstore_path, verify_files,
 };
 use kernel::values::Digest;
 use kernel::verify::Trust;
@@ -24,8 +24,9 @@ use scene::Scene;
 use tools::{Subject, Subjects, TOOLS};
 
 /// What every tool has to accept: the log by itself, as it grew from a held checkpoint, and what
-/// belongs to one action.
-const GENUINE: [&str; 3] = ["genuine", "genuine, against a held checkpoint", "one action's"];
+/// belongs to one action or one run.
+const GENUINE: [&str; 4] =
+    ["genuine", "genuine, against a held checkpoint", "one action's", "one run's"];
 
 /// All cases as bundles, unpacked below `folder`.
 fn subjects(scene: &Scene, folder: &Path) -> Subjects {
@@ -38,6 +39,7 @@ fn subjects(scene: &Scene, folder: &Path) -> Subjects {
     add(GENUINE[0], scene.late.clone(), None);
     add(GENUINE[1], scene.late.clone(), Some(scene.early.checkpoint()));
     add(GENUINE[2], scene.selected.clone(), None);
+    add(GENUINE[3], scene.run.clone(), None);
     for case in cases() {
         add(case.what, (case.make)(scene), case.held.map(|held| held(scene)));
     }
@@ -95,13 +97,16 @@ fn nothing_else(scene: &Scene, subjects: &Subjects) {
 
 /// Bundles have all that they should, and nothing else.
 fn complete(scene: &Scene) {
-    for (bundle, full) in [(&scene.late, true), (&scene.selected, false)] {
+    for (bundle, full, of_run) in
+        [(&scene.late, true, false), (&scene.selected, false, false), (&scene.run, false, true)]
+    {
         let mut expected: BTreeSet<String> =
             [CHECKPOINT, VKEY, COST, MANIFEST, SUMS, VERIFY].map(str::to_owned).into();
         for index in bundle.indices() {
             expected.extend([receipt_path(index), sigstore_path(index), proof_path(index)]);
         }
         expected.extend(scene.operator.receipts.iter().map(|key| key_path(&key.key_id())));
+        expected.extend(of_run.then(|| RUN.to_owned()));
         let size = scene.late.size();
         expected.insert(format!("log/tile/0/000.p/{size}"));
         if full {

@@ -316,6 +316,12 @@ async fn mutations(
     let agent = json!({"name": "an agent"});
     let agent = wire.ask_as(owner, "POST", "/v1/agents").json(&agent).send().await.good();
     let agent = agent["agent_id"].as_str().unwrap();
+    let service = json!({"kind": "service", "name": "s", "roles": ["operator"]});
+    let service = wire.ask_as(owner, "POST", "/v1/principals").json(&service).send().await.good();
+    let trigger = json!({
+        "name": "t", "source": "schedule", "cron": "0 0 29 2 *", "workflow": "w",
+        "principal_id": service["principal_id"],
+    });
     vec![
         ("/v1/agents".to_owned(), json!({"name": "another"})),
         (format!("/v1/agents/{agent}/roles"), json!({"roles": ["auditor"]})),
@@ -355,6 +361,29 @@ async fn mutations(
         ("/v1/secrets/s/remove".to_owned(), json!({})),
         ("/v1/upstreams".to_owned(), json!({"upstream": {"name": "u", "transport": transport}})),
         ("/v1/upstreams/u/remove".to_owned(), json!({})),
+        ("/v1/triggers".to_owned(), trigger),
+        ("/v1/triggers/t/disable".to_owned(), json!({})),
+        ("/v1/triggers/t/enable".to_owned(), json!({})),
+        ("/v1/triggers/t/remove".to_owned(), json!({})),
+    ]
+}
+
+/// A workflow of one step.
+const WORKFLOW: &str = "{apiVersion: tally/v1, kind: Workflow, metadata: {name: w, version: 1.0.0},
+    spec: {riskTier: low, steps: [{id: one, action: core.json_transform,
+    input: {input: 1, filter: .}}]}}";
+/// The same of connectors.
+async fn connectors(wire: &Wire, owner: &str) -> Vec<(String, Value)> {
+    let secret = json!({"name": "gh", "value": "token"});
+    wire.ask_as(owner, "POST", "/v1/secrets").json(&secret).send().await.good();
+    let mut shipped = ::connectors::declared::shipped().iter();
+    let github = shipped.find(|shipped| shipped.name == "github").unwrap();
+    let config = json!({"credentials": [{"role": "token", "secret": "gh"}]});
+    vec![
+        ("/v1/connectors".to_owned(), json!({"definition": github.text})),
+        ("/v1/connectors/github/configure".to_owned(), json!({"config": config})),
+        ("/v1/connectors/github/enable".to_owned(), json!({})),
+        ("/v1/connectors/github/disable".to_owned(), json!({})),
     ]
 }
 
@@ -393,7 +422,10 @@ async fn a_mutation_happens_once_for_its_key() {
     let server = Server::start(PROVIDER);
     let (wire, owner) = (Wire::new(&server.url), server.owner_key());
     let upstream = Misbehave::new(Revisions::Both, Vice::None).http().await;
-    let mutations = mutations(&server, &wire, &owner, &upstream.url).await;
+    let mut mutations = mutations(&server, &wire, &owner, &upstream.url).await;
+    mutations.extend(self::connectors(&wire, &owner).await);
+    mutations.push(("/v1/workflows".to_owned(), json!({"yaml": WORKFLOW})));
+    mutations.push(("/v1/use_cases".to_owned(), json!({"name": "triage"})));
     // Sessions begin with a login, and releases with a tool that changed: both are elsewhere. To
     // ask an MCP server, and to let go of it, is the same however often it is done.
     // An account is thawed once it is frozen, and that takes an overrun.
@@ -401,12 +433,21 @@ async fn a_mutation_happens_once_for_its_key() {
     let elsewhere = [
         "RevokeSession",
         "ThawAccount",
+        // A transfer takes an account in another workspace: it is elsewhere.
+        "TransferAccount",
         "ReleaseUpstreamTool",
         "RefreshUpstream",
         "DisconnectUpstream",
         "RegisterTool",
         "GrantTool",
         "RevokeTool",
+        // Releases take an approver and a workflow, and use cases a workflow: they are elsewhere.
+        "CreateRelease",
+        "ApproveRelease",
+        "PromoteRelease",
+        "RollbackRelease",
+        "ScoreUseCase",
+        "LinkUseCase",
     ];
     let here = |route: &&Route| !elsewhere.contains(&route.rpc);
     let wanted = ROUTES.iter().filter(here);

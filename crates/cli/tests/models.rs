@@ -2,7 +2,7 @@
 //! OpenAI and Anthropic against the same simulator.
 
 mod sdks;
-mod simulator;
+pub(crate) mod simulator;
 
 use client::Client;
 use proto::accounts::GetAccountRequest;
@@ -16,13 +16,18 @@ use self::simulator::{Simulator, holds};
 use crate::common::{Server, action, allow_all, assert_code, reaches, refusal};
 
 /// A key that is nowhere by chance.
-const KEY: &str = "sk-Wv4Hd8-the-key-of-the-simulator";
+pub(crate) const KEY: &str = "sk-Wv4Hd8-the-key-of-the-simulator";
 const FORMS: [&str; 3] = ["openai", "openai_responses", "anthropic"];
 /// Micro-USD of a token: what is read, and what is written.
 const PRICES: (i64, i64) = (2, 8);
 
-/// A provider for each form, with these settings besides.
+/// A provider for each form, with these settings besides; and time for policy.
 fn section(simulator: &Simulator, more: &Value) -> String {
+    format!("policy: {{decision_limit_ms: 5000}}\n{}", providers(simulator, more))
+}
+
+/// A provider for each form, with these settings besides.
+pub(crate) fn providers(simulator: &Simulator, more: &Value) -> String {
     let provider = |form: &str| {
         let base = if form == "anthropic" { "" } else { "/v1" };
         let model = json!({"input": PRICES.0 * 1_000_000, "output": PRICES.1 * 1_000_000,
@@ -38,7 +43,16 @@ fn section(simulator: &Simulator, more: &Value) -> String {
     };
     // YAML takes JSON.
     let providers = json!({"providers": FORMS.map(provider)});
-    format!("policy: {{decision_limit_ms: 5000}}\nmodels: {providers}")
+    format!("models: {providers}")
+}
+
+/// Puts the simulator's key into the vault of the server.
+pub(crate) fn keep_key(server: &Server) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, KEY).unwrap();
+    let args = ["secret", "put", "simulator", "--from-file", file.to_str().unwrap()];
+    assert_code(&server.tally(&server.owner_key(), &args), 0);
 }
 
 struct Scene {
@@ -55,11 +69,7 @@ impl Scene {
         let server = Server::start(&section(&simulator, more));
         server.publish(&allow_all()).await;
         let agent = server.paying_agent("purse", 10_000_000).await;
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("key");
-        std::fs::write(&file, KEY).unwrap();
-        let args = ["secret", "put", "simulator", "--from-file", file.to_str().unwrap()];
-        assert_code(&server.tally(&server.owner_key(), &args), 0);
+        keep_key(&server);
         Self { server, agent, _simulator: simulator }
     }
 

@@ -1,8 +1,13 @@
 //! Runs, over HTTP: what they do, how they end, and how they are steered.
 
+mod again;
+mod bounds;
+mod clock;
+mod full;
 mod kill;
 mod money;
 mod steer;
+mod upstream;
 
 use std::collections::BTreeMap;
 
@@ -21,21 +26,30 @@ use crate::common::target::Target;
 use crate::common::{LOOK_EVERY, PATIENCE, Server, allow_all};
 
 /// A server, a host to call, a folder to write to, and an agent.
-struct Place {
-    server: Server,
-    target: Target,
-    files: TempDir,
-    agent: Client,
+pub(crate) struct Place {
+    pub(crate) server: Server,
+    pub(crate) target: Target,
+    pub(crate) files: TempDir,
+    pub(crate) agent: Client,
     /// Its configuration, but for what a test adds.
-    base: String,
+    pub(crate) base: String,
 }
 
 impl Place {
-    async fn new(yaml: &str) -> Self {
+    pub(crate) async fn new(yaml: &str) -> Self {
         Self::on(None, yaml).await
     }
 
-    async fn on(database: Option<&testkit::Database>, yaml: &str) -> Self {
+    pub(crate) async fn on(database: Option<&testkit::Database>, yaml: &str) -> Self {
+        let start = |yaml: &str| match database {
+            None => Server::start(yaml),
+            Some(database) => Server::start_on(database, yaml),
+        };
+        Self::by(start, yaml).await
+    }
+
+    /// The same with a server that is started in another way.
+    async fn by(start: impl FnOnce(&str) -> Server, yaml: &str) -> Self {
         let target = Target::start().await;
         let files = tempfile::tempdir().unwrap();
         let folder = files.path();
@@ -44,31 +58,27 @@ impl Place {
              policy: {{decision_limit_ms: 5000}}\n",
             target.grant(),
         );
-        let yaml = format!("{base}{yaml}");
-        let server = match database {
-            None => Server::start(&yaml),
-            Some(database) => Server::start_on(database, &yaml),
-        };
+        let server = start(&format!("{base}{yaml}"));
         server.publish(&allow_all()).await;
         let agent = server.principal(Kind::Agent, &["agent"]).await;
         Self { server, target, files, agent, base }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.target.port())
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         self.files.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn call(&self, id: &str, method: &str, path: &str) -> Value {
+    pub(crate) fn call(&self, id: &str, method: &str, path: &str) -> Value {
         let input = json!({"method": method, "url": self.url(path)});
         json!({"id": id, "action": "core.http_call", "input": input})
     }
 
     /// How often each path was called.
-    fn calls(&self) -> BTreeMap<String, usize> {
+    pub(crate) fn calls(&self) -> BTreeMap<String, usize> {
         let mut calls = BTreeMap::new();
         for delivery in self.target.seen() {
             *calls.entry(delivery.path).or_default() += 1;
@@ -77,7 +87,7 @@ impl Place {
     }
 }
 
-fn workflow(steps: &[Value]) -> StartRunRequest {
+pub(crate) fn workflow(steps: &[Value]) -> StartRunRequest {
     let document = json!({
         "apiVersion": "tally/v1",
         "kind": "Workflow",
@@ -92,22 +102,22 @@ fn workflow(steps: &[Value]) -> StartRunRequest {
     }
 }
 
-fn with(mut step: Value, more: Value) -> Value {
+pub(crate) fn with(mut step: Value, more: Value) -> Value {
     step.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     step
 }
 
-fn transform(id: &str, input: Value, filter: &str) -> Value {
+pub(crate) fn transform(id: &str, input: Value, filter: &str) -> Value {
     json!({"id": id, "action": "core.json_transform", "input": {"input": input, "filter": filter}})
 }
 
-async fn read(client: &Client, id: &str) -> Run {
+pub(crate) async fn read(client: &Client, id: &str) -> Run {
     let request = GetRunRequest { run_id: id.to_owned(), ..GetRunRequest::default() };
     client.get_run(&request).await.unwrap()
 }
 
 /// The run once `is` holds of it.
-async fn until(client: &Client, id: &str, what: &str, is: impl Fn(&Run) -> bool) -> Run {
+pub(crate) async fn until(client: &Client, id: &str, what: &str, is: impl Fn(&Run) -> bool) -> Run {
     let end = Instant::now() + PATIENCE;
     loop {
         let run = read(client, id).await;
@@ -119,20 +129,30 @@ async fn until(client: &Client, id: &str, what: &str, is: impl Fn(&Run) -> bool)
     }
 }
 
-async fn reaches(client: &Client, id: &str, state: RunState) -> Run {
+pub(crate) async fn reaches(client: &Client, id: &str, state: RunState) -> Run {
     until(client, id, state.as_str_name(), |run| run.state() == state).await
+}
+
+/// A run that waits for so many seconds and then calls `path`; its timer is set.
+async fn timed_run(place: &Place, seconds: i64, path: &str) -> String {
+    let timer = json!({"id": "timer", "action": "time.wait", "input": {"seconds": seconds}});
+    let steps = [timer, place.call("then", "PUT", path)];
+    let request = StartRunRequest { wait_ms: Some(0), ..workflow(&steps) };
+    let id = place.agent.start_run(&request, None).await.unwrap().run_id;
+    until(&place.agent, &id, "the timer", |run| run.steps[0].wait_until.is_some()).await;
+    id
 }
 
 fn states(run: &Run) -> Vec<&str> {
     run.steps.iter().map(|step| step.state.as_str()).collect()
 }
 
-fn value(json: &Option<Json>) -> Value {
+pub(crate) fn value(json: &Option<Json>) -> Value {
     json.as_ref().map_or(Value::Null, |json| serde_json::from_str(&json.text).unwrap())
 }
 
 /// Approves what a step of the run waits for.
-async fn approve_step(approver: &Client, run: &Run, step: &str) -> Approval {
+pub(crate) async fn approve_step(approver: &Client, run: &Run, step: &str) -> Approval {
     let step = run.steps.iter().find(|one| one.step_id == step).unwrap();
     let request = GetActionRequest { action_id: step.action_id.clone() };
     let action = approver.get_action(&request).await.unwrap();

@@ -1,6 +1,7 @@
 //! What the tools may reach. It is written by whoever runs Tally; without a grant all is refused.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Component, Path, PathBuf};
 
@@ -14,7 +15,7 @@ pub enum Error {
     /// A host that is none, or a secret's name that is none.
     #[error("grants.{list}: host `{host}` {reason}")]
     Host {
-        /// `http` or `webhook`.
+        /// `http`, `webhook` or `connectors`.
         list: &'static str,
         /// As given.
         host: String,
@@ -42,6 +43,9 @@ pub struct Grants {
     /// Receivers that `webhook.send` may send to, each with the secret that signs for it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub webhook: Vec<WebhookGrant>,
+    /// Hosts that connectors may call, besides those of `http`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub connectors: Vec<ConnectorGrant>,
     /// Folders that `core.fs_read` may read below; absolute.
     pub fs_read: Vec<PathBuf>,
     /// Folders that `core.fs_write` may write below; absolute.
@@ -80,6 +84,37 @@ pub struct WebhookGrant {
     pub secret: String,
 }
 
+/// Leave for connectors to call a host. Agents cannot call it in any other way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectorGrant {
+    /// As [`HttpGrant::host`].
+    pub host: String,
+    /// As [`HttpGrant::port`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// As [`HttpGrant::private`].
+    #[serde(default)]
+    pub private: bool,
+    /// Whose connectors; without any, every tenant's.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tenants: BTreeSet<String>,
+}
+
+/// A grant for connectors, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectorRule {
+    pub(crate) rule: Rule,
+    tenants: BTreeSet<String>,
+}
+
+impl ConnectorRule {
+    /// Whether it is for that tenant.
+    pub(crate) fn is_for(&self, tenant: &str) -> bool {
+        self.tenants.is_empty() || self.tenants.contains(tenant)
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Pattern {
     Any,
@@ -100,6 +135,18 @@ impl Grants {
     /// The HTTP grants, checked.
     pub(crate) fn http_rules(&self) -> Result<Vec<Rule>, Error> {
         self.http.iter().map(|grant| Rule::new("http", grant)).collect()
+    }
+
+    /// What connectors may call, checked: a host that agents may call at will is open to them too.
+    pub(crate) fn connector_rules(&self) -> Result<Vec<ConnectorRule>, Error> {
+        let anyone = |rule| ConnectorRule { rule, tenants: BTreeSet::new() };
+        let mut rules: Vec<_> = self.http_rules()?.into_iter().map(anyone).collect();
+        for grant in &self.connectors {
+            let ConnectorGrant { host, port, private, tenants } = grant.clone();
+            let rule = Rule::new("connectors", &HttpGrant { host, port, private })?;
+            rules.push(ConnectorRule { rule, tenants });
+        }
+        Ok(rules)
     }
 
     /// The receivers of webhooks, checked.

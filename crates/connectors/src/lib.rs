@@ -1,6 +1,8 @@
 //! What Tally does to the world: tools that act only under a permit and only where granted.
 
 pub mod address;
+pub mod breaker;
+pub mod declared;
 pub mod egress;
 pub mod email;
 pub mod grants;
@@ -21,9 +23,10 @@ mod text;
 mod webhook;
 
 pub use address::{Resolver, SystemResolver};
+pub use breaker::Breakers;
 pub use egress::{EgressBody, EgressError, GuardedEgress};
 pub use email::EmailConfig;
-pub use grants::{Grants, HttpGrant, WebhookGrant};
+pub use grants::{ConnectorGrant, Grants, HttpGrant, WebhookGrant};
 pub use kv::KeyValues;
 pub use tools::{
     Call, Charged, EffectChange, EffectCheck, Error, Executed, Meta, Outcome, RegisteredTool,

@@ -246,3 +246,47 @@ pub const EGRESS_SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 pub const EGRESS_REQUEST_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of the body of an answer to a sandbox.
 pub const EGRESS_ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// Circuits that are kept.
+pub const CIRCUITS_MAX: usize = 10_000;
+/// Calls that a setting of circuits can ask for.
+pub const CIRCUIT_CALLS_MAX: u32 = 10_000;
+/// The longest time that a setting of circuits can name, in milliseconds.
+pub const CIRCUIT_MS_MAX: u64 = 3_600_000;
+
+/// Bytes of the definition of a connector, or of a file of exchanges.
+pub const CONNECTOR_BYTES_MAX: usize = 256 << 10;
+/// Bytes of the name of a connector or of an instance.
+pub const CONNECTOR_NAME_BYTES_MAX: usize = 32;
+/// Operations of a connector.
+pub const CONNECTOR_OPERATIONS_MAX: usize = 64;
+/// Ways of authorising that a connector has.
+pub const CONNECTOR_SCHEMES_MAX: usize = 8;
+/// Rules that one operation's answers are judged by.
+pub const CONNECTOR_RULES_MAX: usize = 64;
+/// How long one attempt takes, in milliseconds: unless a definition says otherwise, and at most.
+pub const CONNECTOR_TIMEOUT_MS: (u64, u64) = (15_000, 120_000);
+/// Calls of one instance under way at once: unless a definition says otherwise, and at most.
+pub const CONNECTOR_IN_FLIGHT: (u64, u64) = (8, 256);
+/// Calls of one instance that wait for their turn.
+pub const CONNECTOR_WAITING_MAX: usize = 256;
+/// When a call comes back that found no turn, in milliseconds.
+pub const CONNECTOR_TURN_RETRY_MS: u64 = 1_000;
+/// Bytes of the body of a connector's request.
+pub const CONNECTOR_REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Bytes of an answer to a connector.
+pub const CONNECTOR_ANSWER_BYTES_MAX: usize = 4 << 20;
+/// By how much clocks of other systems may be behind ours.
+pub const CONNECTOR_CLOCK_SKEW: Duration = Duration::from_secs(300);
+/// Tokens of connectors that are kept.
+pub const CONNECTOR_TOKENS_MAX: usize = 10_000;
+/// Bytes of a token.
+pub const CONNECTOR_TOKEN_BYTES_MAX: usize = 16 << 10;
+/// How long a token is taken to be good for where its issuer does not say, in seconds.
+pub const CONNECTOR_TOKEN_S: u64 = 300;
+/// Bytes of a template.
+pub const TEMPLATE_BYTES_MAX: usize = 8 << 10;
+/// Bytes of the text that a template gives.
+pub const TEMPLATE_OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// Instructions that one expression may take.
+pub const TEMPLATE_FUEL: u64 = 10_000;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use kernel::action::ModelUsed;
 use kernel::failure::{Category, Failure};
 use kernel::ids::ToolId;
 use kernel::json::RawJson;
@@ -13,6 +14,8 @@ use kernel::units::Units;
 use kernel::values::{Digest, MicroUsd, Timestamp};
 
 use crate::address::{Resolver, SystemResolver};
+use crate::breaker;
+use crate::declared::Engine;
 use crate::email::{self, Email, EmailConfig};
 use crate::files::Files;
 use crate::grants::{self, Grants};
@@ -71,6 +74,8 @@ pub struct ToolsConfig {
     pub jq_worker: Option<Worker>,
     /// The server for e-mail; without it `email.send` is not offered.
     pub email: Option<EmailConfig>,
+    /// When a system that fails again and again is left alone.
+    pub breaker: breaker::Settings,
     /// A PEM file's text with further certificate authorities to trust.
     pub extra_ca_pem: Option<String>,
     /// What turns host names into addresses.
@@ -85,6 +90,7 @@ impl Default for ToolsConfig {
             models: ModelsConfig::default(),
             jq_worker: None,
             email: None,
+            breaker: breaker::Settings::default(),
             extra_ca_pem: None,
             resolver: Arc::new(SystemResolver),
         }
@@ -186,6 +192,10 @@ pub struct Executed {
     pub cost: MicroUsd,
     /// Figures about it.
     pub meta: Meta,
+    /// What was there before, where the call can be reversed.
+    pub prior: Option<RawJson>,
+    /// The model that was asked.
+    pub model: Option<ModelUsed>,
 }
 
 /// A call that surely failed, and that is paid for all the same.
@@ -197,6 +207,8 @@ pub struct Charged {
     pub cost: MicroUsd,
     /// Figures about it.
     pub meta: Meta,
+    /// The model that was asked.
+    pub model: Option<ModelUsed>,
 }
 
 /// How one attempt ended.
@@ -254,6 +266,7 @@ pub struct Tools {
     webhooks: Webhooks,
     email: Option<Email>,
     llm: Option<Arc<Llm>>,
+    declared: Engine,
 }
 
 impl Tools {
@@ -289,6 +302,8 @@ impl Tools {
             };
             return Err(Error::Price { tool: tool.clone(), reason });
         }
+        let (resolver, breaker) = (config.resolver.clone(), config.breaker);
+        let declared = Engine::new(&config.grants, breaker, resolver, tls.clone())?;
         let http = |rules| Http::new(rules, config.resolver.clone(), tls.clone());
         let receivers = config.grants.receivers()?;
         let rules = receivers.iter().map(|receiver| receiver.rule.clone()).collect();
@@ -301,8 +316,14 @@ impl Tools {
             webhooks: Webhooks::new(http(rules), receivers),
             email: email.transpose()?,
             llm,
+            declared,
             transform: config.jq_worker.map(Transform::new),
         })
+    }
+
+    /// What carries out connectors.
+    pub fn declared(&self) -> &Engine {
+        &self.declared
     }
 
     /// Every tool, by its id.
@@ -416,6 +437,8 @@ fn executed(tool: &RegisteredTool, idempotent: bool, done: &Done) -> Outcome {
             result,
             cost: tool.manifest.cost.per_call_micro_usd,
             meta: done.meta,
+            prior: None,
+            model: None,
         }),
         Err(error) => {
             let message = format!("the tool's result cannot be kept: {error}");

@@ -6,7 +6,7 @@ use crate::approval::Narrow;
 use crate::attestation::Attestation;
 use crate::decision::{Decision, Phase};
 use crate::failure::Category;
-use crate::ids::{AccountId, ActionId, ApprovalId, EnvironmentId, PrincipalId, ToolId};
+use crate::ids::{AccountId, ActionId, ApprovalId, EnvironmentId, PrincipalId, RunId, ToolId};
 use crate::permit::Permit;
 use crate::principal::ActorChain;
 use crate::risk::Risk;
@@ -15,10 +15,14 @@ use crate::units::{Unit, Units};
 use crate::values::{Digest, MicroUsd, Shared, Timestamp};
 
 mod fold;
+mod input;
+mod reversal;
 mod step;
 
 pub use fold::apply;
 pub(crate) use fold::failed;
+pub use input::Input;
+pub use reversal::{Reversal, Undoing, follow};
 pub use step::step;
 
 /// Where an action stands.
@@ -120,12 +124,23 @@ pub struct Request {
     /// The call of a run that it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<StepRef>,
+    /// The run whose step's code asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<RunId>,
     /// How many attempts there may be, where that is less than usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
+    /// The action that it undoes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverses: Option<ActionId>,
 }
 
 impl Request {
+    /// The run that it is part of: as a step, or as what the code of a step asked for.
+    pub fn run(&self) -> Option<&RunId> {
+        self.step.as_ref().map(|step| &step.run).or(self.within.as_ref())
+    }
+
     /// Whether an attempt costs or uses anything, so that its account may have to hold it.
     pub fn is_counted(&self) -> bool {
         self.estimate > MicroUsd::ZERO || !self.units.is_empty()
@@ -171,6 +186,26 @@ pub struct Outcome {
     /// What ran in a sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<Shared<Attestation>>,
+    /// The salted commitment of what was there before, where that was kept so that the action can
+    /// be undone: SHA-256(salt ‖ prior).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior: Option<Digest>,
+    /// The model that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelUsed>,
+}
+
+/// A model that was asked, by its names: they are no content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelUsed {
+    /// Who runs it, as the operator calls them.
+    pub provider: String,
+    /// As it was asked for.
+    pub model: String,
+    /// Which one answered, as the provider says, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<String>,
 }
 
 /// What keeps the code of a tool apart from everything else on its machine while it runs.
@@ -313,120 +348,23 @@ pub enum Change {
     /// Nobody approved in time.
     #[serde(rename = "action.expired")]
     Expired {},
-}
-
-/// What is asked of an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// Ask for it, with what policy said.
-    Request {
-        /// What is asked for.
-        request: Shared<Request>,
-        /// What policy said.
-        decision: Shared<Decision>,
-        /// The revision of the acting principal.
-        principal_revision: u64,
-        /// The approval to be opened in the same commit, where policy demands one.
-        approval: Option<ApprovalId>,
+    /// Another action was asked for that undoes it.
+    #[serde(rename = "action.reversal_begun")]
+    ReversalBegun {
+        /// That action.
+        by: ActionId,
     },
-    /// Ask for it and refuse it at once, whatever policy said: the budget does not cover it, or
-    /// it asks for more than the operator lets code have.
-    Refuse {
-        /// What is asked for.
-        request: Shared<Request>,
-        /// What policy said.
-        decision: Shared<Decision>,
-        /// The revision of the acting principal.
-        principal_revision: u64,
-        /// Why it is refused.
-        failure: FailureCode,
+    /// That action undid it. Nothing undoes it again.
+    #[serde(rename = "action.reversed")]
+    Reversed {
+        /// That action.
+        by: ActionId,
     },
-    /// Its approval was granted (in the same commit).
-    Approve {
-        /// Which.
-        approval: ApprovalId,
-        /// To how much less than was asked for people said yes.
-        narrow: Narrow,
-        /// Whether an emergency took the place of those who must approve.
-        broken_glass: bool,
-    },
-    /// Refuse it: the approval was rejected or the budget does not cover it.
-    Deny {
-        /// The approval that ends in the same commit: the open one, if there is one.
-        open: Option<ApprovalId>,
-        /// Why.
-        failure: FailureCode,
-    },
-    /// Decide it anew, before execution or on release.
-    Redecide {
-        /// `execute`, or `submit` on release from quarantine.
-        phase: Phase,
-        /// What policy says now.
-        decision: Shared<Decision>,
-        /// The revision of the acting principal now.
-        principal_revision: u64,
-        /// The open approval that was taken into account, if there is one.
-        open: Option<ApprovalId>,
-        /// Whether the approval that the action has satisfies what is demanded now.
-        satisfied: bool,
-        /// The approval to be opened in the same commit where it does not.
-        approval: Option<ApprovalId>,
-    },
-    /// Draw a permit for the next attempt.
-    Start {
-        /// The policy revision now.
-        policy_revision: u64,
-        /// The revision of the acting principal now.
-        principal_revision: u64,
-        /// The approval consumed in the same commit, on the first attempt under one.
-        consumed: Option<ApprovalId>,
-        /// What is held for it.
-        hold: Option<MicroUsd>,
-        /// Whether that was held before, for an attempt that was lost, and not in the same commit.
-        held: bool,
-        /// The epoch of the server that runs it.
-        epoch: u64,
-    },
-    /// An attempt ended.
-    Finish {
-        /// Which attempt.
-        attempt: u32,
-        /// How.
-        outcome: Outcome,
-        /// When to try again, where that is wanted and allowed.
-        retry_at: Option<Timestamp>,
-    },
-    /// The server that ran the attempt is gone.
-    Lost {
-        /// Which attempt.
-        attempt: u32,
-        /// The epoch of the server that says so.
-        epoch: u64,
-    },
-    /// Establish an unknown outcome.
-    Reconcile {
-        /// Of which attempt.
-        attempt: u32,
-        /// `executed` or `failed`.
-        status: Status,
-        /// What it cost.
-        cost: MicroUsd,
-        /// What it used.
-        units: Units,
-        /// Who says so.
-        by: PrincipalId,
-    },
-    /// Withdraw it.
-    Cancel {
-        /// The approval that ends in the same commit: the open one, if there is one.
-        open: Option<ApprovalId>,
-        /// By whom.
-        by: PrincipalId,
-    },
-    /// Its approval expired (in the same commit).
-    Expire {
-        /// Which.
-        approval: ApprovalId,
+    /// That action came to nothing: another may undo it.
+    #[serde(rename = "action.reversal_ended")]
+    ReversalEnded {
+        /// That action.
+        by: ActionId,
     },
 }
 
@@ -485,6 +423,9 @@ pub struct Action {
     /// back what is held, nothing is paid.
     #[serde(default, skip_serializing_if = "Open::is_nothing")]
     pub open: Open,
+    /// The action that undoes it, or has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reversal: Option<Reversal>,
     /// When it was asked for.
     pub requested_at: Timestamp,
     /// When it last changed.

@@ -5,6 +5,7 @@ pub mod archive;
 mod check;
 mod error;
 mod names;
+pub mod run;
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,8 @@ pub const LOG: &str = "log/";
 pub const VKEY: &str = "keys/log.vkey";
 /// What it cost, as JSON.
 pub const COST: &str = "cost.json";
+/// What a run did, where the bundle is about one.
+pub const RUN: &str = "run.json";
 /// The signed list of all other files.
 pub const MANIFEST: &str = "manifest.dsse.json";
 /// The list for `sha256sum -c`.
@@ -72,8 +75,10 @@ pub struct Contents {
     pub full_log: bool,
     /// The log's receipt keys, each with the indices that it is valid for.
     pub keys: Vec<KeyRange>,
-    /// When the bundle was made.
+    /// The time of the last receipt under the checkpoint.
     pub created_us: Timestamp,
+    /// [`content`] of the files: the same for the same receipts, whatever the log has had since.
+    pub content: Digest,
 }
 
 /// The path of a receipt's envelope.
@@ -127,6 +132,19 @@ pub fn subjects(files: &Files<'_>) -> Vec<Subject> {
             Subject { name: (*path).to_owned(), digest }
         })
         .collect()
+}
+
+/// The digest of what a bundle is about: of the lines that [`sums`] has for its receipts, policies,
+/// costs and run. Checkpoint, tiles and proofs change as the log grows, and so do its keys.
+pub fn content(files: &Files<'_>) -> Digest {
+    let listed = sums(files);
+    let about = |path: &str| {
+        path.starts_with("receipts/") || path.starts_with("policy/") || [COST, RUN].contains(&path)
+    };
+    let lines = listed.split_inclusive('\n');
+    let lines =
+        lines.filter(|line| line.split_once("  ").is_some_and(|(_, p)| about(p.trim_end())));
+    Digest::of(lines.collect::<String>().as_bytes())
 }
 
 /// Owned files as [`Files`].

@@ -6,12 +6,15 @@ use std::collections::BTreeSet;
 pub use crate::demand::{ApprovalDemand, Electorate, Mode, Stage};
 
 use crate::demand::Contradiction;
-use crate::ids::{EnvironmentId, PrincipalId, TenantId, ToolId, WorkspaceId};
+use crate::ids::{
+    EnvironmentId, PrincipalId, ReleaseId, RunId, StepId, TenantId, ToolId, WorkflowId, WorkspaceId,
+};
 use crate::json::RawJson;
 use crate::limits;
 use crate::principal::{Actor, PrincipalKind, Role};
 use crate::risk::Risk;
 use crate::values::{Digest, MicroUsd, Timestamp};
+use crate::version::Version;
 
 /// What is to happen with an action, least restrictive first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -216,6 +219,20 @@ impl Decision {
         self.effect == Effect::Throttle || (self.effect == Effect::Deny && stale)
     }
 
+    /// The same, put off by the server itself: it is beyond a bound on writes for `ms` more.
+    #[must_use]
+    pub fn put_off(self, ms: u64) -> Self {
+        let obligations = Obligations { retry_after_ms: Some(ms), ..Obligations::default() };
+        let (rules, reasons) = (Vec::new(), vec![WRITE_CAP.to_owned()]);
+        Self { effect: Effect::Throttle, rules, reasons, obligations, ..self }
+    }
+
+    /// Whether it was the server that put it off, and not a rule of policy.
+    pub fn is_put_off(&self) -> bool {
+        let by_server = self.effect == Effect::Throttle && self.rules.is_empty();
+        by_server && self.reasons.iter().any(|reason| reason == WRITE_CAP)
+    }
+
     /// The same, where those who ask want people to approve it besides: the stricter of both.
     /// What policy does not let through stays as it is.
     #[must_use]
@@ -278,6 +295,9 @@ impl Decision {
         Self { effect, rules, reasons, obligations, policy, input_digest }
     }
 }
+
+/// The reason of a decision that a bound on writes puts off.
+pub const WRITE_CAP: &str = "write_cap";
 
 /// The reason of a decision that waits for people because the plan says so.
 const PLAN_APPROVAL: &str = "plan_approval";
@@ -357,8 +377,12 @@ pub struct DecisionInput<'a> {
     pub budget: InputBudget,
     /// The approval that it has, if any.
     pub approval: Option<InputApproval>,
+    /// How the server itself stands to it.
+    pub operational: InputOperational,
     /// When.
     pub now: InputTime,
+    /// The run whose step it is; `null` outside runs.
+    pub run: Option<&'a InputRun>,
 }
 
 /// The acting principal, as policy sees it.
@@ -399,6 +423,38 @@ pub struct InputApproval {
     pub approvals: u32,
     /// Whether each proved a second factor.
     pub step_up: bool,
+}
+
+/// How the server itself stands to an action, as policy sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct InputOperational {
+    /// Whether the bounds on writes leave room for it now. Of what does not count as a write, they
+    /// always do.
+    pub within_write_caps: bool,
+}
+
+impl Default for InputOperational {
+    fn default() -> Self {
+        Self { within_write_caps: true }
+    }
+}
+
+/// A run, as policy sees it. None of it comes from who started the run: an inline plan is of no
+/// workflow, whatever it is called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InputRun {
+    /// Which.
+    pub id: RunId,
+    /// The kept workflow that it is of.
+    pub workflow: Option<WorkflowId>,
+    /// Which version of it.
+    pub version: Option<Version>,
+    /// By which release.
+    pub release: Option<ReleaseId>,
+    /// `canary` or `all`.
+    pub ring: Option<&'static str>,
+    /// The steps that succeeded, of which people approved every call.
+    pub approved_steps: Vec<StepId>,
 }
 
 /// The time, as policy sees it.

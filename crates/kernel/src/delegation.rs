@@ -37,6 +37,10 @@ const NEVER_DELEGATED: &[&str] = &[
     "break_glass:use",
     "actions:release",
     "policies:publish",
+    "workflows:publish",
+    "releases:create",
+    "releases:approve",
+    "releases:promote",
     "tools:grant",
     "me:manage",
     "sessions:read",
@@ -54,9 +58,11 @@ const NEVER_DELEGATED: &[&str] = &[
     "secrets:write",
     "workspaces:create",
     "upstreams:write",
+    "connectors:write",
     "upstreams:release",
     "agents:create",
     "agents:update",
+    "triggers:write",
 ];
 
 /// Whether a principal may use `permission` for somebody else.

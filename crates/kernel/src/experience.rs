@@ -54,6 +54,7 @@ pub struct Activity {
 
 /// What a receipt says last of one action.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and most have an outcome")]
 enum Last {
     /// An attempt began.
     Started,
@@ -261,7 +262,9 @@ impl Experience {
     pub fn compare(&self, action: &Action) -> Vec<Comparison> {
         let tools = self.tracks.get(&action.request.environment);
         let track = tools.and_then(|tools| tools.get(&action.request.tool));
-        track.map_or_else(Vec::new, |track| track.comparisons(&action.receipts))
+        // The first receipt asks for it, perhaps in the commit that ended another.
+        let after = action.receipts.get(1..).unwrap_or_default();
+        track.map_or_else(Vec::new, |track| track.comparisons(after))
     }
 
     /// What a principal asked for.
@@ -292,7 +295,10 @@ fn last(change: &action::Change, runs: bool) -> Last {
         | C::Denied { .. }
         | C::Reconciled { .. }
         | C::Canceled { .. }
-        | C::Expired {} => Last::Closed,
+        | C::Expired {}
+        | C::ReversalBegun { .. }
+        | C::Reversed { .. }
+        | C::ReversalEnded { .. } => Last::Closed,
         C::Decided { status, .. } if status.is_settled() => Last::Closed,
         C::Requested(_) | C::Decided { .. } | C::Approved { .. } | C::Retried { .. } => Last::Other,
     }

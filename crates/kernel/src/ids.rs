@@ -130,6 +130,18 @@ id!(
     /// One run of a plan.
     RunId, "run");
 id!(
+    /// A workflow that is kept: its name.
+    WorkflowId, "workflow");
+id!(
+    /// A release of a workflow.
+    ReleaseId, "release");
+id!(
+    /// What a workflow is for.
+    UseCaseId, "use case");
+id!(
+    /// Money on its way from one workspace to another.
+    TransferId, "transfer");
+id!(
     /// A step of a plan; also a group of steps.
     StepId, "step");
 

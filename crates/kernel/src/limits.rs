@@ -122,6 +122,8 @@ pub const HOST_BYTES_MAX: usize = 253;
 pub const HOST_LABEL_BYTES_MAX: usize = 63;
 /// Bytes of a version.
 pub const VERSION_BYTES_MAX: usize = 64;
+/// Bytes of the name of a connector or of an instance of one.
+pub const CONNECTOR_NAME_BYTES_MAX: usize = 32;
 /// Bytes of the name of an engine.
 pub const ENGINE_BYTES_MAX: usize = 128;
 /// Calls of tools that an attestation tells one by one; the rest is in their common hash. One takes
@@ -211,3 +213,38 @@ pub const AT_ONCE_MICROS: i64 = 5 * 1_000_000;
 pub const FOLLOWS_MICROS_MAX: i64 = 3600 * 1_000_000;
 /// Words of one text that ranking reads.
 pub const RANK_WORDS_MAX: usize = 512;
+
+/// Times that one bound on what happens in a span gives in advance.
+pub const CAP_BOOKED_MAX: usize = 1_000;
+/// Versions of one workflow that are kept: half of what its state may take.
+pub const WORKFLOW_VERSIONS_MAX: usize = 256;
+/// Environments in which one workflow is released.
+pub const WORKFLOW_ENVIRONMENTS_MAX: usize = 16;
+/// Runs that an error budget counts at most.
+pub const RELEASE_WINDOW_RUNS_MAX: u32 = 1_000;
+/// People who approve one release.
+pub const RELEASE_APPROVERS_MAX: u8 = 4;
+/// Workflows for one use case.
+pub const USE_CASE_WORKFLOWS_MAX: usize = 64;
+/// Types of data that the claims of one step name.
+pub const CLAIMED_DATA_TYPES_MAX: usize = 32;
+/// Bytes of the target and of the rationale that the claims of one step name.
+pub const CLAIM_TEXT_BYTES_MAX: usize = 2_000;
+/// Names of events that one trigger takes.
+pub const TRIGGER_EVENTS_MAX: usize = 32;
+/// Fields of an event that a trigger compares, and that it hands on.
+pub const TRIGGER_FIELDS_MAX: usize = 64;
+/// Bytes of a JSON pointer.
+pub const POINTER_BYTES_MAX: usize = 256;
+/// Bytes of an id of Slack's.
+pub const SLACK_ID_BYTES_MAX: usize = 32;
+/// Bytes of a control catalog.
+pub const CATALOG_BYTES_MAX: usize = 256 << 10;
+/// Controls of a catalog.
+pub const CONTROLS_MAX: usize = 256;
+/// What one control requires, and entries of each list of what it requires.
+pub const REQUIREMENTS_MAX: usize = 32;
+/// Bytes of a text of a catalog.
+pub const CONTROL_TEXT_BYTES_MAX: usize = 240;
+/// Days in which something is expected again.
+pub const CADENCE_DAYS_MAX: u32 = 366;

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::values::Timestamp;
 use crate::{
-    account, action, approval, control, factor, identity, meter, reservation, run, secret, session,
-    signer, signing_key, upstream, upstream_tool, wasm_tool,
+    account, action, approval, card, connector, control, factor, identity, meter, release,
+    reservation, run, secret, session, signer, signing_key, transfer, trigger, upstream,
+    upstream_tool, use_case, wasm_tool, workflow_registry,
 };
 
 mod refusal;
@@ -64,11 +65,25 @@ pub enum Kind {
     Meter,
     /// A run.
     Run,
+    /// An instance of a connector.
+    Connector,
+    /// A workflow that is kept.
+    Workflow,
+    /// A release of a workflow.
+    Release,
+    /// What a workflow is for.
+    UseCase,
+    /// What starts runs.
+    Trigger,
+    /// Where people are asked outside of Tally.
+    Card,
+    /// Money on its way from or to another workspace.
+    Transfer,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 29] = [
         Self::Action,
         Self::Approval,
         Self::Account,
@@ -91,6 +106,13 @@ impl Kind {
         Self::WasmTool,
         Self::Meter,
         Self::Run,
+        Self::Connector,
+        Self::Workflow,
+        Self::Release,
+        Self::UseCase,
+        Self::Trigger,
+        Self::Card,
+        Self::Transfer,
     ];
 
     /// The name in streams and rows.
@@ -118,6 +140,13 @@ impl Kind {
             Self::WasmTool => "wasm_tool",
             Self::Meter => "meter",
             Self::Run => "run",
+            Self::Connector => "connector",
+            Self::Workflow => "workflow",
+            Self::Release => "release",
+            Self::UseCase => "use_case",
+            Self::Trigger => "trigger",
+            Self::Card => "card",
+            Self::Transfer => "transfer",
         }
     }
 
@@ -161,6 +190,20 @@ pub enum Change {
     WasmTool(wasm_tool::Change),
     /// Of a run.
     Run(run::Change),
+    /// Of an instance of a connector.
+    Connector(connector::Change),
+    /// Of a workflow that is kept.
+    Workflow(workflow_registry::Change),
+    /// Of a release.
+    Release(release::Change),
+    /// Of a use case.
+    UseCase(use_case::Change),
+    /// Of a trigger.
+    Trigger(trigger::Change),
+    /// Of a card.
+    Card(card::Change),
+    /// Of a transfer.
+    Transfer(transfer::Change),
 }
 
 /// An input to any machine.
@@ -196,6 +239,20 @@ pub enum Input {
     WasmTool(wasm_tool::Input),
     /// To a run.
     Run(run::Input),
+    /// To an instance of a connector.
+    Connector(connector::Input),
+    /// To a workflow that is kept.
+    Workflow(workflow_registry::Input),
+    /// To a release.
+    Release(release::Input),
+    /// To a use case.
+    UseCase(use_case::Input),
+    /// To a trigger.
+    Trigger(trigger::Input),
+    /// To a card.
+    Card(card::Input),
+    /// To a transfer.
+    Transfer(transfer::Input),
 }
 
 /// An input and what it is for. A batch of commands is carried out whole or not at all.
@@ -250,6 +307,20 @@ pub enum State {
     Meter(meter::Meter),
     /// Of a run.
     Run(run::Run),
+    /// Of an instance of a connector.
+    Connector(connector::Connector),
+    /// Of a workflow that is kept.
+    Workflow(workflow_registry::Workflow),
+    /// Of a release.
+    Release(release::Release),
+    /// Of a use case.
+    UseCase(use_case::UseCase),
+    /// Of a trigger.
+    Trigger(trigger::Trigger),
+    /// Of a card.
+    Card(card::Card),
+    /// Of a transfer.
+    Transfer(transfer::Transfer),
 }
 
 /// Where a change came from.
@@ -274,6 +345,11 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
             }
         };
     }
+    macro_rules! one {
+        ($module:ident, $variant:ident, $input:expr) => {
+            Ok(vec![Change::$variant($module::step(of!($variant), $input)?)])
+        };
+    }
     match input {
         Input::Action(input) => Ok(all(action::step(of!(Action), input, now)?, Change::Action)),
         Input::Approval(input) => {
@@ -288,47 +364,33 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
             let change = reservation::step(of!(Reservation), input, now)?;
             Ok(vec![Change::Reservation(change)])
         }
-        Input::Control(input) => {
-            let change = control::step(of!(Control), input)?;
-            Ok(vec![Change::Control(change)])
-        }
+        Input::Control(input) => one!(control, Control, input),
         Input::Factor(input) => {
             let change = factor::step(of!(Factor), input, now)?;
             Ok(vec![Change::Factor(change)])
         }
-        Input::Signer(input) => {
-            let change = signer::step(of!(Signer), input)?;
-            Ok(vec![Change::Signer(change)])
-        }
-        Input::SigningKey(input) => {
-            let change = signing_key::step(of!(SigningKey), input)?;
-            Ok(vec![Change::SigningKey(change)])
-        }
+        Input::Signer(input) => one!(signer, Signer, input),
+        Input::SigningKey(input) => one!(signing_key, SigningKey, input),
         Input::Session(input) => {
             let change = session::step(of!(Session), input, now)?;
             Ok(vec![Change::Session(change)])
         }
-        Input::Identity(input) => {
-            let change = identity::step(of!(Identity), input)?;
-            Ok(vec![Change::Identity(change)])
-        }
-        Input::Secret(input) => {
-            let change = secret::step(of!(Secret), input)?;
-            Ok(vec![Change::Secret(change)])
-        }
-        Input::Upstream(input) => {
-            let change = upstream::step(of!(Upstream), input)?;
-            Ok(vec![Change::Upstream(change)])
-        }
+        Input::Identity(input) => one!(identity, Identity, input),
+        Input::Secret(input) => one!(secret, Secret, input),
+        Input::Upstream(input) => one!(upstream, Upstream, input),
         Input::UpstreamTool(input) => {
             let change = upstream_tool::step(of!(UpstreamTool), input)?;
             Ok(change.map(Change::UpstreamTool).into_iter().collect())
         }
-        Input::WasmTool(input) => {
-            let change = wasm_tool::step(of!(WasmTool), input)?;
-            Ok(vec![Change::WasmTool(change)])
-        }
+        Input::WasmTool(input) => one!(wasm_tool, WasmTool, input),
         Input::Run(input) => Ok(all(run::step(of!(Run), input, now)?, Change::Run)),
+        Input::Connector(input) => one!(connector, Connector, input),
+        Input::Workflow(input) => one!(workflow_registry, Workflow, input),
+        Input::Release(input) => one!(release, Release, input),
+        Input::UseCase(input) => one!(use_case, UseCase, input),
+        Input::Trigger(input) => one!(trigger, Trigger, input),
+        Input::Card(input) => one!(card, Card, input),
+        Input::Transfer(input) => one!(transfer, Transfer, input),
     }
 }
 
@@ -368,6 +430,13 @@ pub fn apply(state: &mut Option<State>, change: &Change, applied: &Applied<'_>) 
         Change::UpstreamTool(change) => fold!(upstream_tool, UpstreamTool, change),
         Change::WasmTool(change) => fold!(wasm_tool, WasmTool, change),
         Change::Run(change) => fold!(run, Run, change),
+        Change::Connector(change) => fold!(connector, Connector, change),
+        Change::Workflow(change) => fold!(workflow_registry, Workflow, change),
+        Change::Release(change) => fold!(release, Release, change),
+        Change::UseCase(change) => fold!(use_case, UseCase, change),
+        Change::Trigger(change) => fold!(trigger, Trigger, change),
+        Change::Card(change) => fold!(card, Card, change),
+        Change::Transfer(change) => fold!(transfer, Transfer, change),
     }
 }
 
@@ -390,6 +459,12 @@ impl State {
             Self::UpstreamTool(tool) => tool.status.as_str(),
             Self::WasmTool(tool) => tool.status().as_str(),
             Self::Run(run) => run.status.as_str(),
+            Self::Connector(connector) => connector.status().as_str(),
+            Self::Release(release) => release.status.as_str(),
+            Self::UseCase(case) => case.status(),
+            Self::Trigger(trigger) => trigger.status(),
+            Self::Card(card) => card.status(),
+            Self::Transfer(transfer) => transfer.status.as_str(),
             _ => "active",
         }
     }
@@ -401,6 +476,9 @@ impl State {
             Self::Approval(approval) => approval.due(),
             Self::Account(account) => account.due(),
             Self::Run(run) => run.due(),
+            Self::Trigger(trigger) => trigger.due(),
+            Self::Card(card) => card.due(),
+            Self::Transfer(transfer) => transfer.due(),
             _ => None,
         }
     }

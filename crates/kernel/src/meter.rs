@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::action::{Action, Change, LOST, Open, Request, Status};
 use crate::ids::{AccountId, EnvironmentId, PrincipalId, ToolId};
 use crate::limits;
-use crate::units::Units;
+use crate::units::{Unit, Units};
 use crate::values::{Digest, MicroUsd, Timestamp};
 
 /// Under what something is summed up.
@@ -27,7 +27,7 @@ pub struct Key {
     /// Who paid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<AccountId>,
-    /// The run that it was a step of.
+    /// The run that it was part of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
 }
@@ -40,7 +40,7 @@ impl Key {
             agent: request.actors.acting()?.id.clone(),
             environment: request.environment.clone(),
             account: request.account.clone(),
-            run: request.step.as_ref().map(|step| step.run.to_string()),
+            run: request.run().map(ToString::to_string),
         })
     }
 
@@ -82,6 +82,44 @@ pub struct Sums {
     pub units: Units,
     /// Microseconds that attempts took whose end was seen.
     pub duration_us: u64,
+    /// What became of the actions among them that write.
+    #[serde(default, skip_serializing_if = "Writes::is_nothing")]
+    pub writes: Writes,
+}
+
+/// What became of actions that write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Writes {
+    /// Asked for.
+    pub attempted: u64,
+    /// Given a permit.
+    pub allowed: u64,
+    /// Denied: by policy, by people or for want of a budget.
+    pub denied: u64,
+    /// Put before people, or held, when they were asked for.
+    pub held: u64,
+    /// Carried out.
+    pub executed: u64,
+}
+
+impl Writes {
+    /// Whether there were none.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, more: &Self) -> Self {
+        Self {
+            attempted: self.attempted.saturating_add(more.attempted),
+            allowed: self.allowed.saturating_add(more.allowed),
+            denied: self.denied.saturating_add(more.denied),
+            held: self.held.saturating_add(more.held),
+            executed: self.executed.saturating_add(more.executed),
+        }
+    }
 }
 
 impl Sums {
@@ -97,6 +135,7 @@ impl Sums {
             money: MicroUsd(self.money.0.saturating_add(more.money.0)),
             units: self.units.saturating_add(&more.units),
             duration_us: self.duration_us.saturating_add(more.duration_us),
+            writes: self.writes.plus(&more.writes),
         }
     }
 }
@@ -114,11 +153,35 @@ pub struct Meter {
 /// What one change of an action adds; `action` is as it was before.
 pub fn of(action: Option<&Action>, change: &Change, time: Timestamp) -> Option<Meter> {
     let (sums, request) = match (action, change) {
-        (None, Change::Requested(request)) => (Sums { actions: 1, ..Sums::default() }, &**request),
+        (None, Change::Requested(request)) => {
+            (Some(Sums { actions: 1, ..Sums::default() }), &**request)
+        }
         (None, _) => return None,
-        (Some(action), change) => (added(action, change, time)?, &*action.request),
+        (Some(action), change) => (added(action, change, time), &*action.request),
     };
+    let writes = match request.units.get(Unit::Writes) > 0 {
+        true => written(action, change, sums.as_ref()),
+        false => Writes::default(),
+    };
+    if sums.is_none() && writes.is_nothing() {
+        return None;
+    }
+    let sums = Sums { writes, ..sums.unwrap_or_default() };
     Some(Meter { key: Key::of(request, time)?, sums })
+}
+
+/// What a change of an action that writes adds.
+fn written(action: Option<&Action>, change: &Change, sums: Option<&Sums>) -> Writes {
+    let (denied, executed) = sums.map_or((0, 0), |sums| (sums.denied, sums.executed));
+    let waits = |status| matches!(status, Status::AwaitingApproval | Status::Quarantined);
+    let new = action.is_none_or(|action| action.status == Status::Requested);
+    Writes {
+        attempted: u64::from(matches!(change, Change::Requested(_))),
+        allowed: u64::from(matches!(change, Change::Started(attempt) if attempt.number == 1)),
+        held: u64::from(matches!(change, Change::Decided { status, .. } if new && waits(*status))),
+        denied,
+        executed,
+    }
 }
 
 fn added(action: &Action, change: &Change, time: Timestamp) -> Option<Sums> {

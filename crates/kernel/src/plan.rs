@@ -12,6 +12,7 @@ use crate::values::{MicroUsd, Shared, Timestamp};
 use crate::{account, approval, reservation};
 
 mod budget;
+pub mod transfer;
 
 pub use budget::{
     allot, allot_more, fund, fund_units, give_back, open_account, open_with, thaw, under, watch,
@@ -172,6 +173,22 @@ fn draw(
     batch
 }
 
+/// Whether the approval at hand meets what `decision` demands.
+fn satisfied(granted: Option<&approval::Approval>, decision: &Decision, now: Timestamp) -> bool {
+    gated(decision.effect)
+        && granted.is_some_and(|granted| {
+            let demand = decision.obligations.approval.clone().unwrap_or_default();
+            let step_up = decision.effect == Effect::RequireStepUp;
+            let Obligations { sod, break_glass, .. } = decision.obligations;
+            granted.satisfies(&demand, step_up, sod, break_glass, now)
+        })
+}
+
+/// Whether [`execute`] draws a permit for such a decision.
+pub fn runs(granted: Option<&approval::Approval>, decision: &Decision, now: Timestamp) -> bool {
+    decision.effect == Effect::Allow || satisfied(granted, decision, now)
+}
+
 /// Decides an approved action anew under what is in force now and, where that still lets it run,
 /// draws its permit in the same commit.
 ///
@@ -185,13 +202,7 @@ pub fn execute(
     revisions: Revisions,
     now: Timestamp,
 ) -> Vec<Command> {
-    let satisfied = gated(decision.effect)
-        && granted.is_some_and(|granted| {
-            let demand = decision.obligations.approval.clone().unwrap_or_default();
-            let step_up = decision.effect == Effect::RequireStepUp;
-            let Obligations { sod, break_glass, .. } = decision.obligations;
-            granted.satisfies(&demand, step_up, sod, break_glass, now)
-        });
+    let satisfied = satisfied(granted, &decision, now);
     let mut batch = Vec::with_capacity(6);
     let runs = decision.effect == Effect::Allow || satisfied;
     let reopens = gated(decision.effect) && !satisfied;

@@ -30,9 +30,10 @@ pub enum Role {
     Agent,
     /// Submits, cancels and reconciles actions.
     Operator,
-    /// Drafts policies and workflows, and registers tools that are given as code.
+    /// Drafts policies, publishes workflows and asks for their release, and registers tools that
+    /// are given as code.
     Builder,
-    /// Decides approvals.
+    /// Decides approvals, of actions and of releases.
     Approver,
     /// Publishes policy, grants tools what they may reach, manages principals, keys and accounts;
     /// is no approver by that.
@@ -81,6 +82,7 @@ const VIEWER: &[&str] = &[
     "sessions:read",
     "sessions:revoke", "me:read", "me:manage",
     "runtime:query", "runtime:read", "agents:read", "recovery:read",
+    "workflows:read",
 ];
 #[rustfmt::skip]
 const AUDITOR: &[&str] = &[
@@ -89,8 +91,9 @@ const AUDITOR: &[&str] = &[
     "receipts:read",
     "ledger:read", "policies:read", "evidence:export", "evidence:verify", "principals:read",
     "keys:read", "tenants:read", "workspaces:read", "sessions:read", "sessions:revoke",
-    "upstreams:read", "tools:inspect", "me:read", "me:manage",
+    "upstreams:read", "connectors:read", "tools:inspect", "me:read", "me:manage", "triggers:read",
     "runtime:query", "runtime:read", "agents:read", "recovery:read",
+    "workflows:read",
 ];
 #[rustfmt::skip]
 const AGENT: &[&str] = &[
@@ -99,6 +102,7 @@ const AGENT: &[&str] = &[
     "actions:submit", "actions:read", "actions:cancel", "approvals:read", "tools:read",
     "accounts:read", "receipts:read", "ledger:read", "me:read",
     "runtime:query", "agents:read", "agents:heartbeat", "recovery:suggest",
+    "workflows:read",
 ];
 #[rustfmt::skip]
 const OPERATOR: &[&str] = &[
@@ -107,22 +111,27 @@ const OPERATOR: &[&str] = &[
     "actions:submit", "actions:read", "actions:cancel", "actions:reconcile", "approvals:read",
     "tools:read", "accounts:read", "metering:read", "receipts:read", "ledger:read", "secrets:read",
     "sessions:read",
-    "sessions:revoke", "upstreams:read", "tools:inspect", "me:read", "me:manage",
+    "sessions:revoke", "upstreams:read", "connectors:read", "tools:inspect", "me:read",
+    "me:manage", "triggers:read",
     "runtime:query", "runtime:read", "agents:read", "recovery:read", "recovery:suggest",
+    "workflows:read", "releases:promote",
 ];
 #[rustfmt::skip]
 const BUILDER: &[&str] = &[
     "runtime:simulate", "runs:read",
     "actions:read", "tools:read", "policies:read", "policies:draft", "policies:simulate",
-    "sessions:read", "sessions:revoke", "upstreams:read", "tools:inspect", "tools:register",
-    "me:read", "me:manage",
+    "sessions:read", "sessions:revoke", "upstreams:read", "connectors:read", "tools:inspect",
+    "tools:register",
+    "me:read", "me:manage", "triggers:read",
     "runtime:query", "runtime:read", "agents:read", "recovery:read", "recovery:suggest",
+    "workflows:read", "workflows:publish", "releases:create", "use_cases:write",
 ];
 #[rustfmt::skip]
 const APPROVER: &[&str] = &[
     "runs:read",
     "actions:read", "approvals:read", "approvals:decide", "receipts:read", "ledger:read",
     "tools:read", "sessions:read", "sessions:revoke", "me:read", "me:manage",
+    "workflows:read", "releases:approve",
 ];
 #[rustfmt::skip]
 const ADMIN: &[&str] = &[
@@ -136,10 +145,12 @@ const ADMIN: &[&str] = &[
     "principals:create", "principals:update", "keys:read", "keys:create", "keys:revoke",
     "keys:rotate", "tenants:read", "workspaces:read", "workspaces:create", "sessions:read",
     "sessions:revoke", "signing_keys:rotate", "secrets:read", "secrets:write", "upstreams:read",
-    "upstreams:write", "upstreams:release", "tools:inspect", "tools:register", "tools:grant",
+    "upstreams:write", "upstreams:release", "connectors:read", "connectors:write", "tools:inspect",
+    "tools:register", "tools:grant",
     "me:read", "me:manage",
     "runtime:query", "runtime:read", "agents:read", "agents:create", "agents:update",
-    "agents:heartbeat", "recovery:read", "recovery:suggest",
+    "agents:heartbeat", "recovery:read", "recovery:suggest", "triggers:read", "triggers:write",
+    "workflows:read", "workflows:publish", "releases:create", "releases:promote", "use_cases:write",
 ];
 #[rustfmt::skip]
 const OWNER: &[&str] = &[
@@ -154,9 +165,11 @@ const OWNER: &[&str] = &[
     "keys:rotate", "tenants:read", "tenants:create", "tenants:suspend", "workspaces:read",
     "workspaces:create", "sessions:read", "sessions:revoke", "token_keys:rotate",
     "signing_keys:rotate", "secrets:read", "secrets:write", "upstreams:read", "upstreams:write",
-    "upstreams:release", "tools:inspect", "tools:register", "tools:grant", "me:read", "me:manage",
+    "upstreams:release", "connectors:read", "connectors:write", "tools:inspect", "tools:register",
+    "tools:grant", "me:read", "me:manage",
     "runtime:query", "runtime:read", "agents:read", "agents:create", "agents:update",
-    "agents:heartbeat", "recovery:read", "recovery:suggest",
+    "agents:heartbeat", "recovery:read", "recovery:suggest", "triggers:read", "triggers:write",
+    "workflows:read", "workflows:publish", "releases:create", "releases:promote", "use_cases:write",
 ];
 
 #[rustfmt::skip]

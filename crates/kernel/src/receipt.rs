@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{TenantId, WorkspaceId};
 use crate::machine::{Change, Kind, Stream};
 use crate::values::{Digest, Timestamp};
-use crate::{action, control, limits, run, signing_key, upstream_tool, wasm_tool};
+use crate::{
+    action, connector, control, limits, release, run, signing_key, trigger, upstream_tool,
+    wasm_tool, workflow_registry,
+};
 
 /// The type of the statement.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
@@ -128,8 +131,15 @@ impl<'de> Deserialize<'de> for Transition {
             Kind::Upstream => serde_json::from_str(text).map(Change::Upstream),
             Kind::UpstreamTool => serde_json::from_str(text).map(Change::UpstreamTool),
             Kind::WasmTool => serde_json::from_str(text).map(Change::WasmTool),
+            Kind::Connector => serde_json::from_str(text).map(Change::Connector),
             Kind::Meter => Err(serde::de::Error::custom("a meter has no changes of its own")),
             Kind::Run => serde_json::from_str(text).map(Change::Run),
+            Kind::Workflow => serde_json::from_str(text).map(Change::Workflow),
+            Kind::Release => serde_json::from_str(text).map(Change::Release),
+            Kind::UseCase => serde_json::from_str(text).map(Change::UseCase),
+            Kind::Trigger => serde_json::from_str(text).map(Change::Trigger),
+            Kind::Card => serde_json::from_str(text).map(Change::Card),
+            Kind::Transfer => serde_json::from_str(text).map(Change::Transfer),
             _ => serde_json::from_str(text).map(Change::Control),
         };
         let change = change.map_err(serde::de::Error::custom)?;
@@ -295,6 +305,45 @@ pub struct Body {
     pub transitions: Vec<Transition>,
 }
 
+/// What a change of a registered tool is about, by what follows the stream in its name.
+fn wasm_tool_subjects(change: &wasm_tool::Change) -> Vec<(&'static str, Digest)> {
+    let (code, compiled_to, granted) = ("/component", "/compiled", "/capabilities");
+    match change {
+        wasm_tool::Change::Registered(registration) => {
+            vec![("", registration.manifest), (code, registration.component)]
+        }
+        wasm_tool::Change::Bound { component, compiled, .. } => {
+            vec![(code, *component), (compiled_to, *compiled)]
+        }
+        wasm_tool::Change::Granted { component, capabilities_hash, .. } => {
+            vec![(code, *component), (granted, *capabilities_hash)]
+        }
+        wasm_tool::Change::Revoked { .. } => Vec::new(),
+    }
+}
+
+/// What a change of an action is about.
+fn action_subjects(stream: &Stream, change: &action::Change, add: &mut impl FnMut(String, Digest)) {
+    match change {
+        action::Change::Requested(request) => {
+            add(stream.to_string(), request.action_digest);
+            add(format!("tool/{}", request.tool), request.tool_digest);
+        }
+        action::Change::Decided { decision, .. } => {
+            add(format!("policy/{}", decision.policy.revision), decision.policy.digest);
+        }
+        action::Change::Finished { attempt, outcome } => {
+            if let Some(output) = outcome.output {
+                add(format!("{stream}/output/{attempt}"), output);
+            }
+            if let Some(attestation) = &outcome.attestation {
+                add(format!("{stream}/agent/{attempt}"), attestation.agent_hash);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// What the transitions are about: documents, tools, policies and outputs by their digests.
 fn subjects(transitions: &[Transition]) -> Vec<Subject> {
     let mut subjects = Vec::new();
@@ -303,23 +352,16 @@ fn subjects(transitions: &[Transition]) -> Vec<Subject> {
     };
     for Transition { stream, change, .. } in transitions {
         match change {
-            Change::Action(action::Change::Requested(request)) => {
-                add(stream.to_string(), request.action_digest);
-                add(format!("tool/{}", request.tool), request.tool_digest);
-            }
-            Change::Action(action::Change::Decided { decision, .. }) => {
-                add(format!("policy/{}", decision.policy.revision), decision.policy.digest);
-            }
-            Change::Action(action::Change::Finished { attempt, outcome }) => {
-                if let Some(output) = outcome.output {
-                    add(format!("{stream}/output/{attempt}"), output);
-                }
-                if let Some(attestation) = &outcome.attestation {
-                    add(format!("{stream}/agent/{attempt}"), attestation.agent_hash);
-                }
-            }
+            Change::Action(change) => action_subjects(stream, change, &mut add),
             Change::Run(run::Change::Requested(request)) => {
                 add(stream.to_string(), request.document);
+            }
+            Change::Workflow(workflow_registry::Change::Published(published)) => {
+                add(stream.to_string(), published.document);
+                add(format!("{stream}/plan"), published.plan);
+            }
+            Change::Release(release::Change::Created(request)) => {
+                add(format!("workflow/{}", request.workflow), request.document);
             }
             Change::Control(control::Change::PolicyDrafted { digest, .. }) => {
                 add(stream.to_string(), *digest);
@@ -332,21 +374,22 @@ fn subjects(transitions: &[Transition]) -> Vec<Subject> {
                 | upstream_tool::Change::Changed { digest, .. }
                 | upstream_tool::Change::Released { digest, .. },
             ) => add(stream.to_string(), *digest),
-            Change::WasmTool(change) => match change {
-                wasm_tool::Change::Registered(registration) => {
-                    add(stream.to_string(), registration.manifest);
-                    add(format!("{stream}/component"), registration.component);
+            Change::WasmTool(change) => {
+                for (what, digest) in wasm_tool_subjects(change) {
+                    add(format!("{stream}{what}"), digest);
                 }
-                wasm_tool::Change::Bound { component, compiled, .. } => {
-                    add(format!("{stream}/component"), *component);
-                    add(format!("{stream}/compiled"), *compiled);
+            }
+            Change::Connector(change) => {
+                if let Some(definition) = change.definition() {
+                    add(stream.to_string(), definition);
                 }
-                wasm_tool::Change::Granted { component, capabilities_hash, .. } => {
-                    add(format!("{stream}/component"), *component);
-                    add(format!("{stream}/capabilities"), *capabilities_hash);
+                if let connector::Change::Configured { config, .. } = change {
+                    add(format!("{stream}/config"), *config);
                 }
-                wasm_tool::Change::Revoked { .. } => {}
-            },
+            }
+            Change::Trigger(trigger::Change::Created(binding)) => {
+                add(stream.to_string(), binding.definition);
+            }
             // Its id is the digest of the key itself.
             Change::SigningKey(signing_key::Change::Activated { .. }) => {
                 if let Some(key_id) = Digest::parse(&stream.id) {

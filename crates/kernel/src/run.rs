@@ -14,12 +14,17 @@ use crate::values::{Digest, MicroUsd, Shared, Timestamp};
 
 mod fold;
 mod follow;
+mod input;
 mod next;
+mod pinned;
+mod retention;
 mod step;
 
 pub use fold::apply;
 pub use follow::{Report, follow, report, standing};
+pub use input::Input;
 pub use next::{Next, Timer, next};
+pub use pinned::Pinned;
 pub use step::step;
 
 /// The tool that is a timer: its step waits before its action is submitted.
@@ -152,13 +157,25 @@ pub struct StepSpec {
 }
 
 /// What starts a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Trigger {
     /// Somebody who may.
     Manual,
     /// Somebody who wants an earlier run again.
     Replay,
+    /// Something that happened elsewhere.
+    Event {
+        /// The trigger that takes such events.
+        trigger: String,
+        /// Of the name under which the event starts one run and no second.
+        event: Digest,
+    },
+    /// The clock.
+    Schedule {
+        /// The trigger that was due.
+        trigger: String,
+    },
 }
 
 /// What was asked for: what never changes.
@@ -193,6 +210,12 @@ pub struct Request {
     /// When it must have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    /// The workflow that it is of, and by which release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Pinned>,
+    /// Whether its content is deleted once it has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub metadata_only: bool,
 }
 
 /// What changes a run.
@@ -240,6 +263,9 @@ pub enum Change {
         /// When it is tried again.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         wait_until: Option<Timestamp>,
+        /// Whether people approved it, other than in an emergency.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        approved: bool,
     },
     /// The condition of a step does not hold.
     #[serde(rename = "run.step_skipped")]
@@ -316,81 +342,31 @@ pub enum Change {
         /// By whom.
         by: PrincipalId,
     },
+    /// Code of one of its steps asked for an action that writes.
+    #[serde(rename = "run.wrote")]
+    Wrote {
+        /// The action.
+        action: ActionId,
+    },
+    /// What code of one of its steps asked for has ended.
+    #[serde(rename = "run.spent")]
+    Spent {
+        /// The action.
+        action: ActionId,
+        /// What it cost.
+        cost: MicroUsd,
+    },
     /// What was left of its budget went back.
     #[serde(rename = "run.settled")]
     Settled {},
+    /// Its content was deleted: what it was given, what its steps were and gave, and people's
+    /// reasons.
+    #[serde(rename = "run.content_dropped")]
+    ContentDropped {},
 }
 
 fn is_nothing(amount: &MicroUsd) -> bool {
     *amount == MicroUsd::ZERO
-}
-
-/// What is asked of a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// Ask for it.
-    Request(Shared<Request>),
-    /// Its turn has come.
-    Admit {},
-    /// An action of its steps was asked for, or moved. Made by [`follow`] alone.
-    Follow(Box<Report>),
-    /// The condition of a step does not hold.
-    Skip {
-        /// Which.
-        step: StepId,
-    },
-    /// Have a step wait.
-    Wait {
-        /// Which.
-        step: StepId,
-        /// Until when.
-        until: Timestamp,
-        /// Whether that is its timer.
-        timer: bool,
-    },
-    /// A step cannot ask for its action, or has an output that it may not have.
-    Refuse {
-        /// Which.
-        step: StepId,
-        /// Why.
-        failure: FailureCode,
-        /// The action whose output it is; it ends in the same commit.
-        output_of: Option<ActionId>,
-    },
-    /// Start nothing new.
-    Pause {
-        /// By whom.
-        by: PrincipalId,
-    },
-    /// Go on.
-    Resume {
-        /// By whom.
-        by: PrincipalId,
-    },
-    /// End it.
-    Cancel {
-        /// By whom.
-        by: PrincipalId,
-    },
-    /// End it: it cannot go on.
-    Fail {
-        /// Why.
-        failure: FailureCode,
-    },
-    /// Go on from the step that failed, or from an earlier one.
-    Replay {
-        /// By whom.
-        by: PrincipalId,
-        /// From which step.
-        from: Option<StepId>,
-    },
-    /// Give it up.
-    Discard {
-        /// By whom.
-        by: PrincipalId,
-    },
-    /// What was left of its budget went back (in the same commit).
-    Settle {},
 }
 
 /// The state of one step.
@@ -408,6 +384,9 @@ pub struct Step {
     /// The last action.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<ActionId>,
+    /// Calls of it that people approved and that succeeded.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub approved: u32,
     /// Whether it did not have to run.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
@@ -480,6 +459,12 @@ pub struct Run {
     pub first_receipt: u64,
     /// The log index of its last receipt.
     pub last_receipt: u64,
+    /// The log indices of all its receipts.
+    #[serde(default)]
+    pub receipts: Vec<u64>,
+    /// Whether its content was deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub content_dropped: bool,
 }
 
 impl Run {
@@ -529,7 +514,7 @@ impl Run {
     /// When somebody must look at it again, if ever.
     pub fn due(&self) -> Option<Timestamp> {
         if self.status.has_ended() {
-            return self.owes().then_some(self.updated_at);
+            return (self.owes() || self.leaves_content()).then_some(self.updated_at);
         }
         if self.ending.is_some() {
             return self.waiting().next().map(|_| self.updated_at);

@@ -48,6 +48,9 @@ pub struct Verdict {
     pub exact: bool,
     /// What is wrong with the parameters.
     pub problem: Option<Failure>,
+    /// What a call costs at most, where that follows from its parameters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worst: Option<MicroUsd>,
 }
 
 /// What policy and the tools say of each step. A step that is not in it counts as not available.
@@ -185,7 +188,7 @@ impl Simulator<'_> {
         let mut spent = 0_i64;
         for step in &self.plan.steps {
             let Some(model) = self.models.get(&step.tool) else { continue };
-            let worst = model.price(&step.params).0;
+            let worst = self.worst_of_one(step, model);
             let before = self.price(step, model).saturating_sub(self.price_of_one(step, model));
             if spent.saturating_add(before).saturating_add(worst) > self.budget.0 {
                 let message = "what is usual fits the budget, but what is held for this step may \
@@ -222,7 +225,17 @@ impl Simulator<'_> {
 
     /// What a call usually costs, where its price does not follow from what is sent.
     fn usual_cost(&self, step: &Step, model: &Model) -> Option<Spread> {
-        self.history(step).filter(|_| model.text.is_none())?.cost()
+        let priced = model.text.is_none() || self.told(step).is_some();
+        self.history(step).filter(|_| priced)?.cost()
+    }
+
+    /// What the tool says of a call's worst case.
+    fn told(&self, step: &Step) -> Option<MicroUsd> {
+        self.verdicts.get(&step.id)?.worst
+    }
+
+    fn worst_of_one(&self, step: &Step, model: &Model) -> i64 {
+        self.told(step).unwrap_or_else(|| model.price(&step.params)).0
     }
 
     /// What a step costs, one time as another, all its iterations together.
@@ -233,7 +246,7 @@ impl Simulator<'_> {
     fn price_of_one(&self, step: &Step, model: &Model) -> i64 {
         let usual = self.usual_cost(step, model);
         let usual = usual.map(|cost| i64::try_from(cost.p50).unwrap_or(i64::MAX));
-        usual.unwrap_or_else(|| model.price(&step.params).0)
+        usual.unwrap_or_else(|| self.worst_of_one(step, model))
     }
 
     fn latency_ms(&self, step: &Step, model: &Model) -> u64 {

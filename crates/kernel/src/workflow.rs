@@ -5,6 +5,7 @@
 //! stands in templates ([`template`]), whether it runs in a condition ([`condition`]).
 
 mod check;
+pub mod claims;
 pub mod condition;
 pub mod document;
 pub mod skills;
@@ -25,6 +26,7 @@ use crate::risk::Tier;
 use crate::values::Digest;
 use crate::version::Version;
 
+use claims::Claims;
 use condition::Condition;
 
 /// Which model a plan works with.
@@ -40,6 +42,17 @@ pub struct ModelPin {
     pub allow_fallback: bool,
 }
 
+/// The tool that asks models.
+pub const MODEL_TOOL: &str = "llm.invoke";
+
+impl ModelPin {
+    /// Whether a call of [`MODEL_TOOL`] with these parameters asks the pinned model.
+    pub fn is_asked(&self, params: &serde_json::Value) -> bool {
+        params.get("provider").and_then(|name| name.as_str()) == Some(&self.provider)
+            && params.get("model").and_then(|name| name.as_str()) == Some(&self.model)
+    }
+}
+
 /// What starts a workflow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -51,6 +64,17 @@ pub enum Trigger {
         /// Its name.
         event: String,
     },
+}
+
+/// What becomes of the content of a run once it has ended: its input, what its steps were called
+/// with and gave, and the reasons that people gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retention {
+    /// It is kept for its time, sealed.
+    Keep,
+    /// It is deleted; digests, codes, times and costs are in the log.
+    MetadataOnly,
 }
 
 /// How often a step is tried, and what lies between.
@@ -94,6 +118,9 @@ pub struct Step {
     /// Who must approve it, beside those whom policy names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalDemand>,
+    /// What it says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Claims>,
 }
 
 /// A plan that was not checked yet.
@@ -114,6 +141,9 @@ pub struct Draft {
     /// What starts it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub triggers: Vec<Trigger>,
+    /// What becomes of the content of its runs; by how they are started where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_retention: Option<Retention>,
     /// What it does, in this order.
     pub steps: Vec<Step>,
 }
@@ -283,6 +313,15 @@ pub enum Why {
     /// A schema that is none.
     #[error("a JSON Schema is an object")]
     Schema,
+    /// Claims beyond their limits.
+    #[error("at most 32 types of data of 64 characters, and texts of 2000 characters")]
+    Claims,
+    /// The model is not the one that the plan works with.
+    #[error("the plan works with `{pinned}`: name that model, or leave the pin out")]
+    OtherModel {
+        /// The model of the plan.
+        pinned: String,
+    },
     /// Nobody can meet the demand.
     #[error("nobody can give such an approval")]
     Approval,
@@ -326,6 +365,8 @@ impl Why {
             Self::Params => "plan_params_invalid",
             Self::Json(error) => error.code(),
             Self::Schema => "plan_schema_invalid",
+            Self::Claims => "plan_claims_invalid",
+            Self::OtherModel { .. } => "plan_model_not_pinned",
             Self::Approval => "plan_approval_invalid",
             Self::Kind(_) => "plan_kind_invalid",
             Self::OneTool => "plan_tool_invalid",

@@ -74,6 +74,7 @@ fn a_document_is_believed() {
     let agent = statement.subject.iter().find(|s| s.name == "action/act_1/agent/2").unwrap();
     assert_eq!(agent.digest.sha256, Digest::of(AGENT.as_bytes()));
     assert!(story::TYPES.contains(&"action.finished"));
+    assert!(story::transfers::TYPES.contains(&"transfer.sent"));
 }
 
 /// A way to change a document: the field that must be named, and the changed document.

@@ -82,8 +82,15 @@ fn the_golden_log_is_read_and_written_the_same() {
             json!({ "origin": log.origin(HOST), "receipts": receipts, "states": states })
         })
         .collect();
-    let names: BTreeSet<String> =
-        story::TYPES.iter().chain(&story::runs::TYPES).map(|name| (*name).to_owned()).collect();
+    let names: BTreeSet<String> = story::TYPES
+        .iter()
+        .chain(&story::runs::TYPES)
+        .chain(&story::undo::TYPES)
+        .chain(&story::workflows::TYPES)
+        .chain(&story::hooks::TYPES)
+        .chain(&story::transfers::TYPES)
+        .map(|name| (*name).to_owned())
+        .collect();
     assert_eq!(types, names, "every type of transition is told");
     golden("receipt", &json!({ "about": ABOUT, "logs": logs }));
 }

@@ -420,6 +420,8 @@ fn outcomes_say_no_more_than_there_is() {
         is_error: false,
         isolation: None,
         attestation: None,
+        prior: None,
+        model: None,
     };
     let form = r#"{"status":"executed","output_bytes":0,"cost":0}"#;
     assert_eq!(serde_json::to_string(&plain).unwrap(), form);

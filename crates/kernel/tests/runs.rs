@@ -50,6 +50,8 @@ fn request(shape: &[Shape], writes_max: Option<u32>) -> Request {
         budget: None,
         writes_max,
         deadline: None,
+        release: None,
+        metadata_only: false,
     }
 }
 
@@ -99,6 +101,7 @@ impl World {
             failure,
             cost: MicroUsd::ZERO,
             writes: index.is_multiple_of(2),
+            approved: false,
             again: false,
             later_ms: None,
         }
@@ -228,8 +231,16 @@ fn a_run_that_ends_lets_what_is_under_way_end() {
     assert_eq!(world.run.status, Status::Canceled);
     let ended = [StepStatus::Succeeded, StepStatus::Canceled, StepStatus::Canceled];
     assert_eq!(world.states()[..3], ended);
-    // It is found out later how the unknown one ended: that moves its action alone.
+    // It is found out later how the unknown one ended: that moves its action alone, but the run has
+    // cost what it cost.
     assert_eq!(world.moves(2, ActionStatus::Executed).unwrap(), []);
+    let action = world.run.steps[2].action.clone().unwrap();
+    let known = world.report(2, action, ActionStatus::Executed);
+    let known = Input::Follow(Box::new(Report { cost: MicroUsd(5), ..known }));
+    assert_eq!(world.give(known.clone()).unwrap().len(), 1);
+    assert_eq!((world.run.cost, world.run.status), (MicroUsd(5), Status::Canceled));
+    assert_eq!(world.states()[..3], ended);
+    assert_eq!(world.give(known).unwrap(), [], "once");
 }
 
 #[test]
@@ -273,6 +284,7 @@ fn plan(steps: &[(&str, Value, Option<&str>)]) -> Plan {
         timeout_ms: None,
         group: None,
         approval: None,
+        claims: None,
     };
     Plan::new(Draft {
         name: "plan".to_owned(),
@@ -280,6 +292,7 @@ fn plan(steps: &[(&str, Value, Option<&str>)]) -> Plan {
         risk_tier: None,
         model_pin: None,
         triggers: Vec::new(),
+        content_retention: None,
         steps: steps.iter().enumerate().map(step).collect(),
     })
     .unwrap()
@@ -309,7 +322,9 @@ fn what_comes_next_follows_from_plan_state_and_outputs() {
     let next = |world: &World, outputs: &BTreeMap<StepId, Value>| {
         run::next(&world.run, &plan, &input, outputs, world.now)
     };
-    let [Next::Start { index: 0, params }] = &next(&world, &outputs)[..] else { panic!("start") };
+    let [Next::Start { index: 0, params, .. }] = &next(&world, &outputs)[..] else {
+        panic!("start")
+    };
     assert_eq!(params.as_str(), r#"{"path":"/a"}"#);
     world.begin(0).unwrap();
     assert_eq!(next(&world, &outputs), []);

@@ -50,6 +50,8 @@ pub fn days_kept(class: Class) -> Option<i64> {
     match class {
         Class::Request => Some(32),
         Class::Result => Some(2),
+        // For thirty days at least: the day itself may have just ended.
+        Class::Prior => Some(31),
         // Configured: see `Vault::sweep_attestations`.
         Class::Attestation | Class::Record => None,
     }
@@ -110,7 +112,7 @@ impl Vault {
     /// Destroys the keys that no longer serve at `now`, and what they sealed.
     pub fn sweep(&self, now: Timestamp) -> Result<u64, Error> {
         let mut destroyed = 0;
-        for class in [Class::Request, Class::Result] {
+        for class in [Class::Request, Class::Result, Class::Prior] {
             if let Some(days) = days_kept(class) {
                 let before = now.day().saturating_sub(days);
                 destroyed += self.destroy(class, before)?;

@@ -4,6 +4,11 @@ use kernel::failure::{Category, Failure};
 use kernel::limits::TRANSITIONS_PER_RECEIPT_MAX;
 use kernel::machine::Refusal;
 
+/// The code where there is no space left.
+const FULL: &str = "storage_full";
+/// When to come back then.
+const FULL_RETRY_MS: u64 = 2_000;
+
 /// Why the ledger did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +21,9 @@ pub enum Error {
     /// The store failed. Whether the commit happened is known only after reading the log.
     #[error("the store failed: {0}")]
     Store(String),
+    /// There is no space left for the commit: nothing of it was stored.
+    #[error("the store is full: {0}")]
+    Full(String),
     /// Another server has taken over the log.
     #[error("another server writes this log now")]
     Fenced,
@@ -58,7 +66,10 @@ pub enum Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error.to_string())
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full(error.to_string()),
+            _ => Self::Store(error.to_string()),
+        }
     }
 }
 
@@ -75,17 +86,24 @@ impl From<Error> for Failure {
             Error::Busy => ("overloaded", Category::RateLimited, true),
             Error::Fenced | Error::Stopped => ("unavailable", Category::Internal, true),
             Error::Store(_) => ("store_failed", Category::Internal, true),
+            Error::Full(_) => (FULL, Category::Internal, true),
             Error::Schema(_) => ("store_schema", Category::Internal, false),
             Error::Database(_) => ("store_failed", Category::Internal, false),
             Error::Corrupt(_) => ("store_corrupt", Category::Internal, false),
             Error::Key { .. } => ("key_unavailable", Category::Internal, true),
         };
         let message = match category {
+            _ if code == FULL => "there is no space left to keep it: nothing was done".to_owned(),
             // The inside of a fault is for the log, not for the caller.
             Category::Internal => "the ledger is not available".to_owned(),
             _ => error.to_string(),
         };
         let failure = Self::new(category, code, message).retryable(retryable);
-        if code == "overloaded" { failure.retry_after_ms(100) } else { failure }
+        match code {
+            "overloaded" => failure.retry_after_ms(100),
+            // Space returns when somebody makes some.
+            FULL => failure.retry_after_ms(FULL_RETRY_MS),
+            _ => failure,
+        }
     }
 }

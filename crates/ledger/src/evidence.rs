@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kernel::bundle::run::Story;
 use kernel::bundle::{
-    self, CHECKPOINT, COST, Contents, Files, LOG, MANIFEST, Manifest, PREDICATE_TYPE, SUMS,
+    self, CHECKPOINT, COST, Contents, Files, LOG, MANIFEST, Manifest, PREDICATE_TYPE, RUN, SUMS,
     TILED_LOG_MAX, VERIFY, VKEY, archive,
 };
 pub use kernel::bundle::{BundleReport, Pinned};
@@ -12,7 +13,7 @@ use kernel::dsse::{self, Envelope};
 use kernel::limits;
 use kernel::note::Note;
 use kernel::pem;
-use kernel::receipt::{LogId, STATEMENT_TYPE};
+use kernel::receipt::{LogId, STATEMENT_TYPE, Statement};
 use kernel::signing_key::KeyRanges;
 use kernel::tile;
 use kernel::values::{Digest, Timestamp};
@@ -56,13 +57,15 @@ pub struct ExportRequest {
     pub policies: Vec<(Digest, Vec<u8>)>,
     /// What it cost, as the caller accounts for it.
     pub cost: serde_json::Value,
-    /// The time of the export.
-    pub created_at: Timestamp,
+    /// What the run did that the receipts are of.
+    pub run: Option<Story>,
 }
 
 /// Makes a bundle: the bytes of a tar file. The same log, request and checkpoint give the same
-/// files; only the manifest's signature differs. The bundle is built in memory: about four times
-/// the bytes of its receipts, and 32 bytes for each receipt of the log.
+/// files; only the manifest's signature differs. As the log grows, the same receipts come with
+/// other proofs, tiles and keys, and the manifest has the same [`bundle::content`]. The bundle is
+/// built in memory: about four times the bytes of its receipts, and 32 bytes for each receipt of
+/// the log.
 ///
 /// Besides what is selected it has the receipt of every handover from one receipt key to the next,
 /// so that whoever trusts the log's first key can follow it to those that signed the rest.
@@ -119,6 +122,10 @@ fn export_head(ledger: &Ledger, request: &ExportRequest, head: &Head) -> Result<
     files.insert(VKEY.to_owned(), format!("{vkey}\n").into());
     files.insert(CHECKPOINT.to_owned(), head.checkpoint.clone().into());
     files.insert(COST.to_owned(), request.cost.to_string().into());
+    if let Some(story) = &request.run {
+        let bytes = story.bytes().map_err(|error| Error::Invalid(error.to_string()))?;
+        files.insert(RUN.to_owned(), bytes);
+    }
     files.insert(VERIFY.to_owned(), VERIFY_TEXT.into());
     let listed = bundle::sums(&bundle::borrowed(&files));
     files.insert(SUMS.to_owned(), listed.into());
@@ -129,7 +136,8 @@ fn export_head(ledger: &Ledger, request: &ExportRequest, head: &Head) -> Result<
         receipts: u64::try_from(indices.len()).unwrap_or(u64::MAX),
         full_log: request.full_log,
         keys: ranges.into(),
-        created_us: request.created_at,
+        created_us: last_time(store, log, size)?,
+        content: bundle::content(&bundle::borrowed(&files)),
     };
     let manifest = manifest(&bundle::borrowed(&files), contents, signer.as_ref())?;
     files.insert(MANIFEST.to_owned(), manifest);
@@ -142,6 +150,17 @@ fn ranges(store: &dyn Store, log: &LogId, size: u64) -> Result<KeyRanges, Error>
     let known = log_keys::of_log(store, log)?;
     let known = known.ok_or_else(|| Error::Corrupt(format!("{log:?} has a head alone")))?;
     Ok(known.as_of(size))
+}
+
+/// The time of the last of the first `size` receipts.
+fn last_time(store: &dyn Store, log: &LogId, size: u64) -> Result<Timestamp, Error> {
+    let last = size.saturating_sub(1);
+    let row = store.receipts(log, last, 1)?.pop().filter(|row| row.index == last);
+    let row = row.ok_or_else(|| Error::Corrupt(format!("receipt {last} is missing")))?;
+    let corrupt = |error: String| Error::Corrupt(format!("receipt {last}: {error}"));
+    let envelope = Envelope::parse(&row.envelope).map_err(|error| corrupt(error.to_string()))?;
+    let statement = Statement::parse(&envelope.payload).map_err(|e| corrupt(e.to_string()))?;
+    Ok(statement.predicate.time_us)
 }
 
 /// The selected indices, all of which exist.

@@ -11,10 +11,10 @@ use kernel::machine::{self, Command, Refusal, State, Stream};
 use kernel::meter::Meter;
 use kernel::note::{Checkpoint, Note, NoteSignature};
 use kernel::receipt::{Body, LogId, Position, Statement, Transition};
-use kernel::run;
 use kernel::signing_key::KeyRanges;
 use kernel::tree::Frontier;
 use kernel::values::{Digest, Timestamp};
+use kernel::{action, run};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::edges::Edges;
@@ -170,8 +170,11 @@ impl Sequencer {
         self.logs.clear();
         let fenced = matches!(error, Error::Fenced);
         for answer in answers {
-            let error = if fenced { Error::Fenced } else { Error::Store(error.to_string()) };
-            drop(answer.send(Err(error)));
+            drop(answer.send(Err(match error {
+                Error::Fenced => Error::Fenced,
+                Error::Full(why) => Error::Full(why.clone()),
+                error => Error::Store(error.to_string()),
+            })));
         }
         fenced
     }
@@ -391,8 +394,10 @@ fn carry_out(
         let current = touched.remove(&stream).map_or_else(|| find(&stream), Ok)?;
         let before = run::standing(current.state.as_deref());
         let next = advance(current, command, at, &mut transitions, &mut meters)?;
-        // A step of a run moves with its action, whoever moved that.
-        following = run::follow(before, next.state.as_deref());
+        // A step of a run moves with its action, whoever moved that; and so does an action with
+        // the one that undoes it.
+        let after = next.state.as_deref();
+        following = run::follow(before, after).or_else(|| action::follow(before, after));
         touched.insert(stream, next);
     }
     for meter in meters {

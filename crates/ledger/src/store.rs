@@ -87,13 +87,16 @@ pub enum Class {
     Result,
     /// What attestations disclose: as long as they are relied on.
     Attestation,
+    /// What was there before a write that can be undone: longer than its result.
+    Prior,
     /// Names and reasons: as long as the tenant.
     Record,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Request, Self::Result, Self::Attestation, Self::Record];
+    pub const ALL: [Self; 5] =
+        [Self::Request, Self::Result, Self::Attestation, Self::Prior, Self::Record];
 
     /// The name in rows.
     pub fn as_str(self) -> &'static str {
@@ -101,6 +104,7 @@ impl Class {
             Self::Request => "request",
             Self::Result => "result",
             Self::Attestation => "attestation",
+            Self::Prior => "prior",
             Self::Record => "record",
         }
     }

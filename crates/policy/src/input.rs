@@ -25,6 +25,8 @@ struct Parts {
     tool: Range<usize>,
     risk: Range<usize>,
     approval: Range<usize>,
+    operational: Range<usize>,
+    run: Range<usize>,
 }
 
 /// An input without content: what the fields are called.
@@ -32,8 +34,9 @@ const BLANK: &str = r#"{
     "phase": null, "tenant": null, "workspace": null, "environment": null, "principal": null,
     "actor_chain": null, "tool": null, "params": null, "claims": null, "risk": null,
     "budget": {"remaining_micro_usd": null, "estimate_micro_usd": null},
-    "approval": null,
-    "now": {"epoch_us": null, "hour_utc": null, "weekday": null}
+    "approval": null, "operational": null,
+    "now": {"epoch_us": null, "hour_utc": null, "weekday": null},
+    "run": null
 }"#;
 
 /// A text and its value.
@@ -84,7 +87,9 @@ impl Reader {
             risk,
             budget,
             approval,
+            operational,
             now,
+            run,
         } = input;
         self.json.clear();
         let phase = self.part(b"{\"phase\":", phase)?;
@@ -99,7 +104,9 @@ impl Reader {
         let risk = self.part(b",\"risk\":", risk)?;
         self.part(b",\"budget\":", budget)?;
         let approval = self.part(b",\"approval\":", approval)?;
+        let operational = self.part(b",\"operational\":", operational)?;
         self.part(b",\"now\":", now)?;
+        let run = self.part(b",\"run\":", run)?;
         self.json.push(b'}');
         self.parts = Parts {
             phase,
@@ -111,6 +118,8 @@ impl Reader {
             tool,
             risk,
             approval,
+            operational,
+            run,
         };
         Ok(&self.json)
     }
@@ -141,10 +150,12 @@ impl Reader {
         *next(root, "claims")? = content(input.claims, empty)?;
         *next(root, "environment")? = part(&parts.environment)?;
         fill_now(next(root, "now")?, input.now)?;
+        *next(root, "operational")? = part(&parts.operational)?;
         *next(root, "params")? = content(input.params, empty)?;
         *next(root, "phase")? = part(&parts.phase)?;
         *next(root, "principal")? = part(&parts.principal)?;
         *next(root, "risk")? = part(&parts.risk)?;
+        *next(root, "run")? = part(&parts.run)?;
         *next(root, "tenant")? = part(&parts.tenant)?;
         *next(root, "tool")? = part(&parts.tool)?;
         *next(root, "workspace")? = part(&parts.workspace)?;
@@ -236,8 +247,13 @@ pub(crate) fn parse(json: &[u8]) -> Result<Value, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kernel::decision::{InputApproval, InputPrincipal, InputTool, Phase};
-    use kernel::ids::{EnvironmentId, PrincipalId, TenantId, ToolId, WorkspaceId};
+    use kernel::decision::{
+        InputApproval, InputOperational, InputPrincipal, InputRun, InputTool, Phase,
+    };
+    use kernel::ids::{
+        EnvironmentId, PrincipalId, ReleaseId, RunId, StepId, TenantId, ToolId, WorkflowId,
+        WorkspaceId,
+    };
     use kernel::principal::{Actor, PrincipalKind, Role};
     use kernel::risk::Risk;
     use kernel::values::{Digest, MicroUsd};
@@ -259,7 +275,9 @@ mod tests {
         claims: RawJson,
         budget: InputBudget,
         approval: Option<InputApproval>,
+        within: bool,
         now: InputTime,
+        run: Option<InputRun>,
     }
 
     fn json() -> impl Strategy<Value = RawJson> {
@@ -303,9 +321,36 @@ mod tests {
             prop::collection::btree_set(label, 0..3),
             [json(), json()],
         );
-        (who, what, budget, prop::option::of(approval), now).prop_map(
-            |((phase, kind, ids), (roles, labels, [params, claims]), budget, approval, now)| {
-                Facts { phase, kind, ids, roles, labels, params, claims, budget, approval, now }
+        let kept = prop::option::of((select(vec!["triage", "a"]), any::<bool>()));
+        let run = (select(vec!["run_1", "run_2"]), kept, 0..3_usize).prop_map(|(id, kept, n)| {
+            let released = kept.filter(|(_, released)| *released);
+            InputRun {
+                id: RunId::new(id).unwrap(),
+                workflow: kept.map(|(name, _)| WorkflowId::new(name).unwrap()),
+                version: kept.map(|_| "1.0.0".parse().unwrap()),
+                release: released.map(|_| ReleaseId::new("rel_1").unwrap()),
+                ring: released.map(|_| "canary"),
+                approved_steps: (0..n).map(|n| StepId::new(format!("s{n}")).unwrap()).collect(),
+            }
+        });
+        let last = (prop::option::of(approval), any::<bool>(), now, prop::option::of(run));
+        (who, what, budget, last).prop_map(
+            |((phase, kind, ids), (roles, labels, [params, claims]), budget, last)| {
+                let (approval, within, now, run) = last;
+                Facts {
+                    phase,
+                    kind,
+                    ids,
+                    roles,
+                    labels,
+                    params,
+                    claims,
+                    budget,
+                    approval,
+                    within,
+                    now,
+                    run,
+                }
             },
         )
     }
@@ -331,7 +376,9 @@ mod tests {
             risk: &Risk::assess(&facts.labels, environment, &BTreeSet::new()),
             budget: facts.budget,
             approval: facts.approval.clone(),
+            operational: InputOperational { within_write_caps: facts.within },
             now: facts.now,
+            run: facts.run.as_ref(),
         });
     }
 

@@ -20,7 +20,7 @@ mod sample;
 pub mod sign;
 mod syntax;
 
-pub use baseline::baseline;
+pub use baseline::{baseline, itsm};
 pub use bundle::{Bundle, Source, open};
 pub use cases::{TestOutcome, TestReport, run_tests};
 pub use machine::{BareMachine, bare_eval};

@@ -23,13 +23,27 @@ pub(crate) fn default_input() -> Value {
         "risk": {"score": 10, "tier": "low", "signals": []},
         "budget": {"remaining_micro_usd": null, "estimate_micro_usd": 0},
         "approval": null,
+        "operational": {"within_write_caps": true},
         "now": {"epoch_us": 1_795_226_400_000_000_i64, "hour_utc": 2, "weekday": 6},
+        "run": null,
+    })
+}
+
+/// A complete run: of no kept workflow, with nothing approved.
+fn default_run() -> Value {
+    json!({
+        "id": "run_1", "workflow": null, "version": null, "release": null, "ring": null,
+        "approved_steps": [],
     })
 }
 
 /// The default input with the fields of `part` laid over it, objects merged.
 pub(crate) fn complete(part: &Value) -> Value {
     let mut input = default_input();
+    let in_run = part.get("run").is_some_and(Value::is_object);
+    if let (Some(run), true) = (input.get_mut("run"), in_run) {
+        *run = default_run();
+    }
     merge(&mut input, part);
     input
 }
@@ -148,11 +162,13 @@ fn one(random: &mut Random, ids: &[&str], labels: &[&str]) -> Value {
             "estimate_micro_usd": random.below(1_000_000),
         },
         "approval": approval(random),
+        "operational": {"within_write_caps": random.below(4) != 0},
         "now": {
             "epoch_us": 1_795_226_400_000_000_i64,
             "hour_utc": random.below(24),
             "weekday": random.below(7) + 1,
         },
+        "run": run(random, ids),
     })
 }
 
@@ -179,6 +195,29 @@ fn amount(random: &mut Random) -> Value {
         1 => json!(0),
         _ => json!(random.below(10_000_000)),
     }
+}
+
+/// No run, one of an inline plan, or one of a kept workflow, released or not.
+fn run(random: &mut Random, ids: &[&str]) -> Value {
+    let kept = random.below(4);
+    let approved = random.some(ids, 2);
+    let more = match kept {
+        0 | 1 => return Value::Null,
+        2 => json!({"approved_steps": approved}),
+        _ => {
+            let released = random.below(2) == 0;
+            json!({
+                "workflow": random.text(ids),
+                "version": "1.0.0",
+                "release": released.then_some("rel_1"),
+                "ring": released.then(|| random.text(&["canary", "all"])),
+                "approved_steps": approved,
+            })
+        }
+    };
+    let mut run = default_run();
+    merge(&mut run, &more);
+    run
 }
 
 fn approval(random: &mut Random) -> Value {

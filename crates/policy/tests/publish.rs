@@ -9,7 +9,7 @@ use kernel::decision::{
     ApprovalDemand, Decision, DecisionPoint, Effect, MatchedRule, Obligations, Stage,
 };
 use kernel::values::Digest;
-use policy::{Config, Source, baseline, check_publishable, run_tests, simulate};
+use policy::{Config, Source, baseline, check_publishable, itsm, run_tests, simulate};
 use proptest::prelude::*;
 use serde_json::json;
 use support::{ALLOW, Desk, Facts, source};
@@ -31,6 +31,17 @@ fn the_baseline_is_publishable_and_is_what_lies_in_the_catalog() {
     assert_eq!(report.generated, policy::limits::GENERATED_INPUTS);
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../catalog/policies/baseline");
     assert_eq!(Source::read_dir(dir.as_ref()).unwrap(), baseline);
+}
+
+#[test]
+fn the_policy_of_triage_is_publishable_and_is_what_lies_in_the_catalog() {
+    let triage = itsm().unwrap();
+    let report = check_publishable(&triage);
+    assert_eq!(report.findings, []);
+    assert!(report.tests.tests.len() >= 15, "{:?}", report.tests);
+    assert_eq!(report.tests.failed().count(), 0, "{:?}", report.tests);
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../catalog/policies/itsm");
+    assert_eq!(Source::read_dir(dir.as_ref()).unwrap(), triage);
 }
 
 #[test]

@@ -16,11 +16,13 @@ pub mod wire;
 pub use packages::google::api::HttpBody;
 pub use packages::tally::{
     accounts::v1 as accounts, actions::v1 as actions, agents::v1 as agents,
-    approvals::v1 as approvals, evidence::v1 as evidence, identity::v1 as identity,
-    ledger::v1 as ledger, me::v1 as me, metering::v1 as metering, policies::v1 as policies,
-    receipts::v1 as receipts, recovery::v1 as recovery, runs::v1 as runs, runtime::v1 as runtime,
-    sandboxes::v1 as sandboxes, secrets::v1 as secrets, system::v1 as system, tools::v1 as tools,
-    r#type::v1 as types, upstreams::v1 as upstreams,
+    approvals::v1 as approvals, connectors::v1 as connectors, evidence::v1 as evidence,
+    identity::v1 as identity, ledger::v1 as ledger, me::v1 as me, metering::v1 as metering,
+    policies::v1 as policies, receipts::v1 as receipts, recovery::v1 as recovery,
+    releases::v1 as releases, runs::v1 as runs, runtime::v1 as runtime, sandboxes::v1 as sandboxes,
+    secrets::v1 as secrets, system::v1 as system, tools::v1 as tools, triggers::v1 as triggers,
+    r#type::v1 as types, upstreams::v1 as upstreams, usecases::v1 as usecases,
+    workflows::v1 as workflows,
 };
 
 /// Every message and service of `proto/`, as a `google.protobuf.FileDescriptorSet`.

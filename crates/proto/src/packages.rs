@@ -30,6 +30,11 @@ pub(crate) mod tally {
             package!("tally.approvals.v1");
         }
     }
+    pub(crate) mod connectors {
+        pub mod v1 {
+            package!("tally.connectors.v1");
+        }
+    }
     pub(crate) mod receipts {
         pub mod v1 {
             package!("tally.receipts.v1");
@@ -90,6 +95,11 @@ pub(crate) mod tally {
             package!("tally.tools.v1");
         }
     }
+    pub(crate) mod triggers {
+        pub mod v1 {
+            package!("tally.triggers.v1");
+        }
+    }
     pub(crate) mod upstreams {
         pub mod v1 {
             package!("tally.upstreams.v1");
@@ -103,6 +113,21 @@ pub(crate) mod tally {
     pub(crate) mod metering {
         pub mod v1 {
             package!("tally.metering.v1");
+        }
+    }
+    pub(crate) mod releases {
+        pub mod v1 {
+            package!("tally.releases.v1");
+        }
+    }
+    pub(crate) mod usecases {
+        pub mod v1 {
+            package!("tally.usecases.v1");
+        }
+    }
+    pub(crate) mod workflows {
+        pub mod v1 {
+            package!("tally.workflows.v1");
         }
     }
     pub(crate) mod system {

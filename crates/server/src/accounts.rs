@@ -16,8 +16,9 @@ use prost::Message;
 use proto::accounts::accounts_service_server::AccountsService;
 use proto::accounts::{
     Account as WireAccount, AccountAlert, AllotAccountRequest, CreateAccountRequest,
-    FundAccountRequest, GetAccountRequest, GiveBackAccountRequest, ListAccountsRequest,
-    ListAccountsResponse, SetAccountAlertsRequest, ThawAccountRequest, UnitBalance,
+    FundAccountRequest, GetAccountRequest, GetTransferRequest, GiveBackAccountRequest,
+    ListAccountsRequest, ListAccountsResponse, SetAccountAlertsRequest, ThawAccountRequest,
+    Transfer as WireTransfer, TransferAccountRequest, UnitBalance,
 };
 use proto::types::Units as WireUnits;
 use proto::wire::Timestamp;
@@ -25,7 +26,7 @@ use tonic::{Request, Response, Status};
 
 use crate::error::{Refused, Result};
 use crate::shared::{Caller, Mutated, Shared, new_id};
-use crate::{limits, paging};
+use crate::{limits, paging, transfers};
 
 /// The part of an account's content that is its name.
 const NAME: &str = "name";
@@ -256,7 +257,7 @@ fn alert(log: &LogId, passed: &Passed) -> AccountAlert {
 }
 
 /// Money and units of a request: at least one of them.
-fn amounts(amount: i64, units: Option<WireUnits>) -> Result<(MicroUsd, Units)> {
+pub(crate) fn amounts(amount: i64, units: Option<WireUnits>) -> Result<(MicroUsd, Units)> {
     let WireUnits { tokens, calls, writes, cpu_ms } = units.unwrap_or_default();
     let units: Units = Unit::ALL.into_iter().zip([tokens, calls, writes, cpu_ms]).collect();
     if !(0..=kernel_limits::AMOUNT_MICRO_USD_MAX).contains(&amount)
@@ -323,6 +324,21 @@ impl AccountsService for AccountsApi {
     async fn thaw_account(&self, request: Request<ThawAccountRequest>) -> Reply<WireAccount> {
         let caller = crate::caller(&request)?;
         Ok(Response::new(self.thaw(&caller, request.into_inner()).await?))
+    }
+
+    async fn transfer_account(
+        &self,
+        request: Request<TransferAccountRequest>,
+    ) -> Reply<WireTransfer> {
+        let (caller, wire) = (crate::caller(&request)?, request.into_inner());
+        self.budget(&caller, &wire.account_id)?;
+        Ok(Response::new(transfers::send(&self.0, &caller, wire).await?))
+    }
+
+    async fn get_transfer(&self, request: Request<GetTransferRequest>) -> Reply<WireTransfer> {
+        let caller = crate::caller(&request)?;
+        let id = &request.get_ref().transfer_id;
+        Ok(Response::new(transfers::show(&self.0, &caller, id)?))
     }
 
     async fn get_account(&self, request: Request<GetAccountRequest>) -> Reply<WireAccount> {

@@ -95,6 +95,12 @@ pub struct Config {
     pub attestation: crate::AttestationConfig,
     /// How many runs there may be.
     pub runs: crate::RunsConfig,
+    /// Which definitions of connectors tenants may install.
+    pub connectors: crate::ConnectorsConfig,
+    /// How many writes there may be in a minute.
+    pub caps: crate::CapsConfig,
+    /// When a connector's system is left alone, and for how long.
+    pub circuits: connectors::breaker::Settings,
 }
 
 /// The URL of a database. It may hold a password, so it is not shown.
@@ -179,6 +185,9 @@ impl Default for Config {
             sandbox: crate::SandboxConfig::default(),
             attestation: crate::AttestationConfig::default(),
             runs: crate::RunsConfig::default(),
+            connectors: crate::ConnectorsConfig::default(),
+            caps: crate::CapsConfig::default(),
+            circuits: connectors::breaker::Settings::default(),
         }
     }
 }
@@ -263,6 +272,9 @@ impl Config {
         self.mcp.check()?;
         self.sandbox.check()?;
         self.runs.check()?;
+        self.caps.check()?;
+        let circuits = self.circuits.check();
+        circuits.map_err(|reason| Error::Value { key: "circuits", reason })?;
         self.attestation.check(self.public_url.as_deref())?;
         witnesses::check(self)
     }

@@ -56,6 +56,9 @@ fn read_again(shared: &Shared) -> Result<()> {
     shared.control.directory.refill(&shared.control.ledger)?;
     shared.upstreams.refill()?;
     shared.registry.refill()?;
+    shared.instances.refill()?;
+    shared.factory.refill()?;
+    shared.triggers.refill()?;
     for tenant in shared.control.directory.tenants() {
         policies::install(shared, &tenant.id)?;
     }

@@ -5,6 +5,9 @@ mod actions;
 mod agents;
 mod approvals;
 mod auth;
+mod caps;
+mod cards;
+mod clock;
 mod config;
 mod credentials;
 mod directory;
@@ -12,10 +15,12 @@ mod doubt;
 mod error;
 mod evidence;
 mod experience;
+mod factory;
 mod folder;
 mod grpc;
 mod identity;
 mod identity_api;
+mod instances;
 mod keys;
 mod kv;
 mod ledger_api;
@@ -49,6 +54,8 @@ mod system;
 mod tokens;
 mod toolbox;
 mod tools;
+mod transfers;
+mod triggers;
 mod upstreams;
 mod waiters;
 pub mod witness;
@@ -58,10 +65,12 @@ pub use crate::sandbox::{
     AttestationConfig, LightConfig, SandboxConfig, SandboxPolicies, TeeConfig, Variables,
     WasmConfig,
 };
+pub use caps::{CapsConfig, Counted};
 pub use config::{
     Config, DatabaseUrl, Error as ConfigError, Overrides, Policy as PolicyConfig, Tls,
 };
 pub use folder::{Serving, serving};
+pub use instances::ConnectorsConfig;
 pub use keys::{Keys as KeysConfig, Provider as KeyProviderConfig, open_keys};
 pub use oidc::OidcProvider;
 pub use runs::RunsConfig;

@@ -100,6 +100,8 @@ pub const DOUBT_REST: Duration = Duration::from_millis(200);
 pub const DOUBT_IDLE: Duration = Duration::from_secs(60);
 /// When a client may ask again while they are.
 pub const DOUBT_RETRY_MS: u64 = 500;
+/// Between two looks whether policies are to be confirmed again.
+pub const CONFIRM_LOOK: Duration = Duration::from_millis(500);
 /// How long an outcome is kept in hand while the store fails.
 pub const OUTCOME_PATIENCE: Duration = Duration::from_secs(20);
 /// Between two tries.
@@ -125,6 +127,8 @@ pub const PAGE_FORM_BYTES_MAX: usize = 16 << 10;
 pub const SECRET_BYTES_MAX: usize = 64 << 10;
 /// Secrets of one tenant that have a value.
 pub const SECRETS_MAX: usize = 1_000;
+/// Instances of connectors that a tenant has.
+pub const CONNECTORS_MAX: usize = 100;
 /// How long the server of a data folder may take to accept a connection.
 pub const HOLDER_CONNECT: Duration = Duration::from_secs(2);
 /// How often the lock of a data folder is tried.
@@ -152,6 +156,10 @@ pub const METERS_PAGE: u32 = 1_000;
 pub const RUN_MOVES_PER_COMMIT: usize = 32;
 /// Moves of a run by one look at it: 100 steps, each called 100 times, and some more.
 pub const RUN_MOVES_MAX: usize = 10_500;
+/// Receipts from the first to the last of a run that are read to compare each of its calls.
+pub const RUN_HISTORY_RECEIPTS: u64 = 50_000;
+/// How many of them are read at once.
+pub const RUN_HISTORY_PAGE: u32 = 500;
 /// Locks of runs from which on those that nobody holds are forgotten.
 pub const RUN_LOCKS_SWEPT: usize = 1_024;
 /// When a run may be asked for again where too many wait.
@@ -185,3 +193,60 @@ pub(crate) const QUERY_LIMIT_DEFAULT: usize = 20;
 pub(crate) const QUERY_LIMIT_MAX: usize = 100;
 /// Actions that a query looks through, the newest first.
 pub(crate) const QUERY_ACTIONS_MAX: usize = 10_000;
+
+/// The longest that the queue lets something be that is put off.
+pub const PUT_OFF_MAX: Duration = Duration::from_secs(30);
+/// How long the queue rests where all that is due is held.
+pub const QUEUE_HELD_REST: Duration = Duration::from_millis(25);
+/// Bounds on writes that are kept although nothing happened of late.
+pub const CAP_WINDOWS_KEPT: usize = 10_000;
+/// Receipts that are read back at once to count the writes of the last minute.
+pub const CAP_REFILL_PAGE: u32 = 1_000;
+/// Workflows of one tenant that are kept.
+pub const WORKFLOWS_MAX: usize = 1_000;
+/// Plans of kept workflows that stay compiled: at most 1 MiB each, and mostly a few KiB.
+pub const PLANS_KNOWN_MAX: usize = 256;
+/// How long a key is remembered under which the server itself makes something once: a century.
+pub(crate) const ONCE_MICROS: i64 = 100 * 366 * 24 * 3_600 * 1_000_000;
+/// Triggers of one tenant.
+pub(crate) const TRIGGERS_MAX: usize = 200;
+/// Bytes of what is delivered to a trigger.
+pub(crate) const HOOK_BYTES_MAX: usize = 1 << 20;
+/// How long a delivery may take to come in.
+pub(crate) const HOOK_READ: Duration = Duration::from_secs(10);
+/// Signed deliveries to one trigger a minute.
+pub(crate) const HOOKS_PER_MIN: u32 = 6_000;
+/// Deliveries a minute, to all triggers together, that are refused one by one.
+pub(crate) const HOOKS_REFUSED_PER_MIN: u32 = 6_000;
+/// How far the time of a signed delivery may be off, in seconds: Slack's five minutes.
+pub(crate) const HOOK_WINDOW_S: i64 = 300;
+/// Bytes of the name that its source gives an event.
+pub(crate) const EVENT_ID_BYTES_MAX: usize = 128;
+/// Due times that a test of a schedule tells.
+pub(crate) const DUE_TIMES_SHOWN: usize = 5;
+/// Cards that are worked on at once.
+pub(crate) const CARDS_CONCURRENCY: usize = 16;
+/// Moves of a card by one look at it.
+pub(crate) const CARD_MOVES_MAX: usize = 16;
+/// How often in a row a card is tried before it is given up.
+pub(crate) const CARD_TRIES_MAX: u32 = 8;
+/// Before a card is tried again; it doubles with each try.
+pub(crate) const CARD_RETRY_MS: i64 = 2_000;
+/// Characters of a value that a card shows.
+pub(crate) const CARD_VALUE_CHARS: usize = 50;
+/// Characters of why something is to be done that a card shows.
+pub(crate) const CARD_TEXT_CHARS: usize = 600;
+/// Changes that a card shows one by one.
+pub(crate) const CARD_ROWS_MAX: usize = 20;
+/// Rows of content that are deleted in one commit.
+pub(crate) const CONTENT_DROPPED_AT_ONCE: usize = 1_000;
+/// Receipts that one look at the coverage of controls reads: about five seconds.
+pub(crate) const COVERAGE_RECEIPTS_MAX: u64 = 250_000;
+/// Days that it looks at where nothing is said.
+pub(crate) const COVERAGE_DAYS_DEFAULT: i64 = 90;
+/// Days that it looks at.
+pub(crate) const COVERAGE_DAYS_MAX: i64 = 3_660;
+/// Runs of one report.
+pub(crate) const REPORT_RUNS_MAX: usize = 100_000;
+/// Runs that are read at once.
+pub(crate) const REPORT_PAGE: u32 = 500;

@@ -1,8 +1,11 @@
 //! What Prometheus scrapes.
 
+mod circuits;
+
 use std::time::Duration;
 
 use axum::response::IntoResponse as _;
+use connectors::breaker::Seen;
 use kernel::ids::TenantId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -55,6 +58,11 @@ struct ByUpstream {
     server: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByBound {
+    bound: &'static str,
+}
+
 /// A part of an action's way through the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stage {
@@ -96,6 +104,8 @@ pub(crate) struct Metrics {
     upstreams: Family<ByUpstream, Gauge>,
     contacts: Family<ByStatus, Counter>,
     budget_alerts: Family<ByMeasure, Counter>,
+    put_off: Family<ByBound, Counter>,
+    circuits: circuits::Circuits,
 }
 
 impl Metrics {
@@ -140,6 +150,10 @@ impl Metrics {
         let budget_alerts = Family::<ByMeasure, Counter>::default();
         let help = "Shares of budgets that were passed, by what runs low";
         registry.register("budget_alerts", help, budget_alerts.clone());
+        let put_off = Family::<ByBound, Counter>::default();
+        let help = "Times that a write was told to wait, by the bound that it met";
+        registry.register("writes_put_off", help, put_off.clone());
+        let circuits = circuits::Circuits::new(&mut registry);
         Self {
             registry,
             requests,
@@ -153,6 +167,8 @@ impl Metrics {
             upstreams,
             contacts,
             budget_alerts,
+            put_off,
+            circuits,
         }
     }
 
@@ -211,8 +227,14 @@ impl Metrics {
         self.budget_alerts.get_or_create(&ByMeasure { measure }).inc();
     }
 
-    /// What a scrape is answered by.
-    pub(crate) fn show(&self) -> axum::response::Response {
+    /// A write was told to wait.
+    pub(crate) fn put_off(&self, bound: &'static str) {
+        self.put_off.get_or_create(&ByBound { bound }).inc();
+    }
+
+    /// What a scrape is answered by. `circuits`: where those of connectors are.
+    pub(crate) fn show(&self, circuits: &[Seen]) -> axum::response::Response {
+        self.circuits.set(circuits);
         const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         match self.text() {
             Ok(text) => ([(http::header::CONTENT_TYPE, TYPE)], text).into_response(),

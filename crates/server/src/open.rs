@@ -9,24 +9,29 @@ use connectors::{SystemResolver, Tools, ToolsConfig};
 use ledger::content::Vault;
 use ledger::keys::KeyProvider;
 use ledger::store::Store;
-use ledger::{Clock, Ledger, rebuild};
+use ledger::{Ledger, rebuild};
 use tokio_util::task::TaskTracker;
 
+use crate::actions::queue::Bell;
 use crate::agents::Presence;
+use crate::caps::Caps;
+use crate::cards::Cards;
 use crate::directory::Directory;
 use crate::experience::Experiences;
+use crate::instances::Instances;
 use crate::metrics::Metrics;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::{self, Sandbox};
 use crate::secrets::Secrets;
-use crate::shared::{Control, Shared, system_clock};
+use crate::shared::{Control, Shared};
 use crate::start::Error;
 use crate::stores::{Epochs, Stores};
 use crate::tokens::Tokens;
+use crate::triggers::Triggers;
 use crate::upstreams::{MakeParts, Upstreams};
 use crate::waiters::Waiters;
 use crate::witnesses::Witnesses;
-use crate::{Config, ConfigError, policies, runs};
+use crate::{Config, ConfigError, clock, factory, policies, runs};
 
 /// Opens keys; loads the control plane.
 pub(crate) fn open(
@@ -38,25 +43,19 @@ pub(crate) fn open(
     epochs: Epochs,
     running: TaskTracker,
 ) -> Result<Shared, Error> {
-    let clock: Clock = system_clock();
+    let (wall, clock) = clock::of([stores.control.as_ref(), stores.runtime.as_ref()])?;
     let plane = |store: &Arc<dyn Store>, epoch, observer| {
         let (store, keys, clock) = (store.clone(), keys.clone(), clock.clone());
         Ledger::start_observed(store, keys, clock, &config.host, epoch, observer)
     };
     fold_control(stores.control.as_ref(), keys.as_ref(), &config.host)?;
     let control = plane(&stores.control, epochs.control, Arc::new(|_, _| ()))?;
-    let experiences: Arc<Experiences> = Arc::default();
+    let (experiences, cards): (Arc<Experiences>, Arc<Cards>) = Default::default();
     let runs = Arc::new(runs::Runs::new(&config.runs, clock.clone()));
-    let told = (experiences.clone(), runs.clone());
-    let observer = Arc::new(move |log: &_, committed: &ledger::Committed| {
-        told.0.observe(log, committed);
-        told.1.seen(log, &committed.states);
-    });
-    let runtime = plane(&stores.runtime, epochs.runtime, observer)?;
-    let limits = policy::Config {
-        confirmation_ttl_s: config.policy.ttl_s.into(),
-        decision_limit_ms: config.policy.decision_limit_ms,
-    };
+    let (caps, watch) = (Arc::new(Caps::new(config.caps.clone())), Arc::default());
+    let told = observer(&experiences, &runs, &caps, &watch, &cards);
+    let runtime = plane(&stores.runtime, epochs.runtime, told)?;
+    let limits = policy_limits(&config);
     let control_key = policies::control_key(keys.as_ref()).map_err(Error::Start)?;
     let directory = Arc::new(Directory::load(&control)?);
     let (doubt, sealed) = (Arc::default(), Arc::new(Vault::new(control.clone(), keys.clone())));
@@ -64,10 +63,14 @@ pub(crate) fn open(
     let secrets = Arc::new(Secrets::new(known, (sealed.clone(), control.clone()), clock.clone()));
     let parts = upstream_parts(&config, &secrets)?;
     let upstreams = Upstreams::load(&control, sealed.clone(), parts)?;
-    let registry = Registry::load(&control, config.sandbox.ceiling())?;
+    let factory = factory::Factory::load(&control, watch)?;
     Ok(Shared {
+        triggers: Arc::new(Triggers::load(&control)?),
+        cards,
         secrets,
-        registry: Arc::new(registry),
+        registry: Arc::new(Registry::load(&control, config.sandbox.ceiling())?),
+        instances: Arc::new(Instances::load(&control)?),
+        factory: Arc::new(factory),
         upstreams: Arc::new(upstreams),
         control: Control {
             directory,
@@ -83,18 +86,47 @@ pub(crate) fn open(
         policy: policy::PolicyPoint::new(&limits, control_key, clock.clone()),
         tools,
         clock: clock.clone(),
+        wall,
         tokens: Tokens::new(issuer),
         metrics: Metrics::new(),
         waiters: Waiters::default(),
         running,
         gateway: crate::mcp::Gateway::default(),
-        queue: tokio::sync::Notify::new(),
+        queue: Bell::default(),
+        underway: crate::actions::Underway::default(),
         witnesses: Witnesses::new(&config)?,
         sandbox: Arc::new(Sandbox::open(&config)?),
         runs,
         experiences,
+        caps,
         presence: Presence::default(),
         config,
+    })
+}
+
+fn policy_limits(config: &Config) -> policy::Config {
+    policy::Config {
+        confirmation_ttl_s: config.policy.ttl_s.into(),
+        decision_limit_ms: config.policy.decision_limit_ms,
+    }
+}
+
+/// Who is told of each commit, before anybody is answered.
+fn observer(
+    experiences: &Arc<Experiences>,
+    runs: &Arc<runs::Runs>,
+    caps: &Arc<Caps>,
+    watch: &Arc<factory::Watch>,
+    cards: &Arc<Cards>,
+) -> ledger::Observer {
+    let (experiences, runs) = (experiences.clone(), runs.clone());
+    let (caps, watch, cards) = (caps.clone(), watch.clone(), cards.clone());
+    Arc::new(move |log, committed| {
+        experiences.observe(log, committed);
+        runs.seen(log, &committed.states);
+        caps.observe(log, committed);
+        watch.seen(log, &committed.states);
+        cards.seen(log, &committed.states);
     })
 }
 
@@ -157,6 +189,7 @@ pub(crate) fn tools(config: &Config) -> Result<Tools, Error> {
         models: config.models.clone(),
         jq_worker: Some(jq_worker),
         email: config.email.clone(),
+        breaker: config.circuits,
         extra_ca_pem: extra_ca(config)?,
         resolver: Arc::new(SystemResolver),
     })?)

@@ -1,7 +1,6 @@
 //! What every handler works with.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use connectors::Tools;
 use kernel::control::Principal;
@@ -16,9 +15,9 @@ use ledger::content::Vault;
 use ledger::{Batch, Clock, Committed, Ledger};
 use policy::PolicyPoint;
 use std::collections::BTreeSet;
-use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+use crate::actions::queue::Bell;
 use crate::directory::Directory;
 use crate::doubt::Doubt;
 use crate::error::{Refused, Result};
@@ -51,6 +50,8 @@ pub(crate) struct Shared {
     /// The MCP servers.
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) clock: Clock,
+    /// The system's clock, which may jump: for what others measure by theirs.
+    pub(crate) wall: Clock,
     pub(crate) tokens: Tokens,
     pub(crate) metrics: Metrics,
     pub(crate) waiters: Waiters,
@@ -59,30 +60,34 @@ pub(crate) struct Shared {
     /// What the gateway remembers.
     pub(crate) gateway: crate::mcp::Gateway,
     /// Wakes the queue.
-    pub(crate) queue: Notify,
+    pub(crate) queue: Bell,
+    /// The attempts that go on here.
+    pub(crate) underway: crate::actions::Underway,
     /// What upstreams are shown.
     pub(crate) secrets: Arc<crate::secrets::Secrets>,
     /// Who cosigns our checkpoints.
     pub(crate) witnesses: crate::witnesses::Witnesses,
     /// The tools that are given as code.
     pub(crate) registry: Arc<crate::sandbox::registry::Registry>,
+    /// The instances of connectors.
+    pub(crate) instances: Arc<crate::instances::Instances>,
+    /// Workflows, their releases, and what they are for.
+    pub(crate) factory: Arc<crate::factory::Factory>,
     /// What untrusted code runs in.
     pub(crate) sandbox: Arc<crate::sandbox::Sandbox>,
+    /// What starts runs by itself.
+    pub(crate) triggers: Arc<crate::triggers::Triggers>,
+    /// Where people are asked outside of Tally.
+    pub(crate) cards: Arc<crate::cards::Cards>,
     /// The runs under way.
     pub(crate) runs: Arc<crate::runs::Runs>,
     /// What earlier attempts came to.
     pub(crate) experiences: Arc<crate::experience::Experiences>,
+    /// How many writes there may be.
+    pub(crate) caps: Arc<crate::caps::Caps>,
     /// Which agents are there.
     pub(crate) presence: crate::agents::Presence,
     pub(crate) config: crate::Config,
-}
-
-/// The system's clock.
-pub(crate) fn system_clock() -> Clock {
-    Arc::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
-    })
 }
 
 /// Who asks, by their credential.
@@ -100,6 +105,8 @@ pub(crate) struct Caller {
     pub(crate) authority: Option<Arc<Authority>>,
     pub(crate) trace_id: Option<String>,
     pub(crate) idempotency_key: Option<String>,
+    /// How long that key is remembered.
+    pub(crate) key_micros: i64,
 }
 
 impl Caller {
@@ -122,7 +129,14 @@ impl Caller {
             authority: None,
             trace_id: None,
             idempotency_key: None,
+            key_micros: kernel_limits::RESULT_TTL_MICROS,
         }
+    }
+
+    /// The caller with a key of the server's own making, which is remembered for good.
+    pub(crate) fn once(self, key: String) -> Self {
+        let key_micros = crate::limits::ONCE_MICROS;
+        Self { idempotency_key: Some(key), key_micros, ..self }
     }
 
     /// The log of the caller's workspace.
@@ -180,7 +194,7 @@ impl Caller {
         let input = reservation::Input {
             body,
             target: target.to_owned(),
-            until: now.plus_micros(kernel_limits::RESULT_TTL_MICROS),
+            until: now.plus_micros(self.key_micros),
             replaces: None,
         };
         Some((Digest::of(scope.as_bytes()).hex(), input))
@@ -255,8 +269,19 @@ pub(crate) enum Mutated {
 }
 
 impl Shared {
+    /// The server's time, which never goes back.
     pub(crate) fn now(&self) -> Timestamp {
         (self.clock)()
+    }
+
+    /// What a scrape of the metrics is answered by.
+    pub(crate) fn scraped(&self) -> axum::response::Response {
+        self.metrics.show(&self.tools.declared().breakers().seen(self.now()))
+    }
+
+    /// The system's time, which is that of phones and of other servers.
+    pub(crate) fn wall(&self) -> Timestamp {
+        (self.wall)()
     }
 
     /// Commits to a control log and moves the directory on.
@@ -271,11 +296,15 @@ impl Shared {
         batch: Batch,
     ) -> std::result::Result<Committed, ledger::Error> {
         let (directory, upstreams) = (self.control.directory.clone(), self.upstreams.clone());
-        let registry = self.registry.clone();
+        let (registry, instances) = (self.registry.clone(), self.instances.clone());
+        let (factory, triggers) = (self.factory.clone(), self.triggers.clone());
         let moved = move |log: &LogId, committed: &Committed| {
             directory.follow(log, committed);
             upstreams.take(log, &committed.states);
             registry.take(log, &committed.states);
+            instances.take(log, &committed.states);
+            factory.take(log, &committed.states);
+            triggers.take(log, &committed.states);
         };
         commit(ledger, self.control.doubt.clone(), batch, moved).await
     }

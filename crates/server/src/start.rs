@@ -5,7 +5,6 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use axum::Router;
 use axum::response::IntoResponse;
@@ -24,11 +23,14 @@ use crate::actions::{ActionsApi, queue};
 use crate::agents::AgentsApi;
 use crate::approvals::ApprovalsApi;
 use crate::auth::{Gate, gate};
+use crate::caps;
 use crate::error::Refused;
 use crate::evidence::EvidenceApi;
 use crate::experience;
+use crate::factory::{self, ReleasesApi, UseCasesApi, WorkflowsApi};
 use crate::identity::Identity;
 use crate::identity_api::IdentityApi;
+use crate::instances::ConnectorsApi;
 use crate::ledger_api::LedgerApi;
 use crate::listen::{self, Listener};
 use crate::me::MeApi;
@@ -46,10 +48,11 @@ use crate::standby::{self, Front};
 use crate::stores::{Epochs, Stores};
 use crate::system::SystemApi;
 use crate::tools::ToolsApi;
+use crate::triggers::{self, TriggersApi};
 use crate::upstreams::{self, UpstreamsApi};
 use crate::witnesses;
 use crate::{
-    Config, ConfigError, doubt, grpc, keys, limits, mcp, oauth, oidc, pages, signing_keys,
+    Config, ConfigError, cards, doubt, grpc, keys, limits, mcp, oauth, oidc, pages, signing_keys,
 };
 
 /// Why the server does not start.
@@ -287,7 +290,9 @@ impl Start {
         let shared = Arc::new(open(config, tools, issuer, keys, &stores, epochs, running)?);
         experience::load(&shared)?;
         signing_keys::resume(&shared).await?;
+        caps::refill(&shared)?;
         queue::recover(&shared).await?;
+        factory::recover(&shared).await?;
         shared.gateway.held.load(&shared.ledger, shared.now())?;
         let credentials = first_start(&shared, &url).await?;
         for tenant in shared.control.directory.tenants() {
@@ -296,6 +301,7 @@ impl Start {
         upstreams::declare(&shared).await?;
         tasks.spawn(queue::serve(shared.clone(), stop.clone()));
         tasks.spawn(runs::begin(&shared, stop.clone())?);
+        tasks.spawn(factory::serve(shared.clone(), stop.clone()));
         tasks.spawn(sandbox::interrupt(shared.clone(), stop.clone()));
         tasks.spawn(sandbox::prepare(shared.clone(), stop.clone()));
         tasks.spawn(upstreams::serve(shared.clone(), stop.clone()));
@@ -305,6 +311,8 @@ impl Start {
         tasks.spawn(experience::serve(shared.clone(), stop.clone()));
         let surface = mcp::Surface::new(shared.clone(), &url);
         tasks.spawn(mcp::serve(surface.clone(), stop.clone()));
+        tasks.spawn(triggers::serve(shared.clone(), stop.clone()));
+        tasks.spawn(cards::begin(&shared, stop.clone())?);
         tasks.spawn(witnesses::serve(shared.clone(), stop));
         Ok((router(shared, surface, providers), credentials))
     }
@@ -367,11 +375,19 @@ fn write_credentials(path: &Path, credentials: &Credentials) -> Result<(), Error
 async fn confirm(shared: Arc<Shared>, stop: CancellationToken) {
     let policy = &shared.config.policy;
     let every = policy.confirm_every_s.unwrap_or_else(|| (policy.ttl_s / 3).max(1));
+    let every = i64::from(every) * 1_000_000;
+    let mut last = shared.now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(every.into())) => {}
+            () = tokio::time::sleep(limits::CONFIRM_LOOK) => {}
         }
+        // By the clock that confirmations grow old by: it may have jumped.
+        let now = shared.now();
+        if now < last.plus_micros(every) {
+            continue;
+        }
+        last = now;
         if let Err(refused) = policies::confirm_all(&shared) {
             tracing::error!(error = %refused.0, "policies could not be confirmed");
         }
@@ -407,6 +423,7 @@ pub(crate) type Served = Services<
     ActionsApi,
     AgentsApi,
     ApprovalsApi,
+    ConnectorsApi,
     EvidenceApi,
     IdentityApi,
     LedgerApi,
@@ -415,13 +432,17 @@ pub(crate) type Served = Services<
     PoliciesApi,
     ReceiptsApi,
     RecoveryApi,
+    ReleasesApi,
     RunsApi,
     RuntimeApi,
     SandboxesApi,
     SecretsApi,
     SystemApi,
     ToolsApi,
+    TriggersApi,
     UpstreamsApi,
+    UseCasesApi,
+    WorkflowsApi,
 >;
 
 /// Every surface, behind the one gate.
@@ -436,6 +457,7 @@ pub(crate) fn router(
         actions: Arc::new(ActionsApi(shared.clone())),
         agents: Arc::new(AgentsApi(identity.clone())),
         approvals: Arc::new(ApprovalsApi(shared.clone())),
+        connectors: Arc::new(ConnectorsApi(shared.clone())),
         evidence: Arc::new(EvidenceApi(shared.clone())),
         identity: Arc::new(IdentityApi(identity)),
         ledger: Arc::new(LedgerApi(shared.clone())),
@@ -444,23 +466,28 @@ pub(crate) fn router(
         policies: Arc::new(PoliciesApi(shared.clone())),
         receipts: Arc::new(ReceiptsApi(shared.clone())),
         recovery: Arc::new(RecoveryApi(shared.clone())),
+        releases: Arc::new(ReleasesApi(shared.clone())),
         runs: Arc::new(RunsApi(shared.clone())),
         runtime: Arc::new(RuntimeApi(shared.clone())),
         sandboxes: Arc::new(SandboxesApi(shared.clone())),
         secrets: Arc::new(SecretsApi(shared.clone())),
         system: Arc::new(SystemApi(shared.clone())),
         tools: Arc::new(ToolsApi(shared.clone())),
+        triggers: Arc::new(TriggersApi(shared.clone())),
         upstreams: Arc::new(UpstreamsApi(shared.clone())),
+        usecases: Arc::new(UseCasesApi(shared.clone())),
+        workflows: Arc::new(WorkflowsApi(shared.clone())),
     };
     let grpc = grpc::router(&services);
     let body = BodyLimits { json: limits::BODY_BYTES_MAX, raw: limits::RAW_BODY_BYTES_MAX };
     let metrics = shared.clone();
     proto::rest::router(services, body)
-        .route("/metrics", get(move || async move { metrics.metrics.show() }))
+        .route("/metrics", get(move || async move { metrics.scraped() }))
         .route("/openapi.json", get(openapi))
         .merge(oauth::router(shared.clone()))
         .merge(oidc::router(shared.clone(), providers))
         .merge(pages::router(shared.clone()))
+        .merge(triggers::router(shared.clone()))
         .merge(mcp::auth::router(shared.clone()))
         .merge(mcp::router(surface))
         .merge(grpc)

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kernel::decision::{
-    DecisionInput, DecisionPoint, Effect, InputBudget, InputPrincipal, InputTool, Phase,
+    DecisionInput, DecisionPoint, Effect, InputBudget, InputOperational, InputPrincipal, InputTool,
+    Phase,
 };
 use kernel::ids::ToolId;
 use kernel::json::RawJson;
@@ -88,6 +89,8 @@ fn listed(
             estimate_micro_usd: manifest.cost.per_call_micro_usd,
         },
         approval: None,
+        operational: InputOperational::default(),
+        run: None,
         now: shared.now().into(),
     };
     let decision = reviewed(shared, caller, shared.policy.list(&input));

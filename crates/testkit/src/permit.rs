@@ -35,7 +35,9 @@ pub fn permit(plan_digest: Digest) -> Permit {
         idempotent: true,
         timeout_ms: 1_000,
         step: None,
+        within: None,
         max_attempts: None,
+        reverses: None,
     };
     let asked = action::Input::Request {
         request: request.into(),

@@ -29,6 +29,7 @@ const EFFECTS: [Effect; 3] = [
         allowed: &[
             ("connectors", "the egress gateway: every effect of an action leaves through it"),
             ("client", "the client of our own API"),
+            ("cli/src/commands/dev/", "simulators call back, to this machine alone"),
             ("mcpkit", "clients that tests drive; never part of what is shipped"),
             ("bench", "the load generator"),
             ("mcpkit", "the browser of the conformance suite's client"),
@@ -50,7 +51,7 @@ const EFFECTS: [Effect; 3] = [
         allowed: &[
             ("server", "the daemon's surfaces"),
             ("connectors", "targets its tests call"),
-            ("cli", "the target that `tally demo` starts for itself, and the simulator of models"),
+            ("cli", "the target that `tally demo` starts for itself, and the simulators"),
             ("bench", "targets of the load generator"),
             ("mcpkit", "MCP servers that tests call"),
         ],

@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand};
 use proto::accounts::{
     Account as Entry, AccountAlert, AllotAccountRequest, CreateAccountRequest, FundAccountRequest,
-    GetAccountRequest, GiveBackAccountRequest, ListAccountsRequest, SetAccountAlertsRequest,
-    ThawAccountRequest, UnitBalance,
+    GetAccountRequest, GetTransferRequest, GiveBackAccountRequest, ListAccountsRequest,
+    SetAccountAlertsRequest, ThawAccountRequest, Transfer, TransferAccountRequest, UnitBalance,
 };
 use proto::types::Units;
 
@@ -35,6 +35,22 @@ pub(crate) enum Account {
     Fund(Sum),
     /// Move money and units into an account from the one above it.
     Allot(Sum),
+    /// Send money and units to an account of another workspace.
+    Transfer {
+        #[command(flatten)]
+        sum: Sum,
+        /// The workspace that they are for.
+        #[arg(long, value_name = "WORKSPACE")]
+        to_workspace: String,
+        /// The account there; without it the one of the same id.
+        #[arg(long, value_name = "ID", default_value = "")]
+        to_account: String,
+    },
+    /// Show a transfer from or to this workspace.
+    ShowTransfer {
+        /// The id of the transfer.
+        id: String,
+    },
     /// Close an account; what it has left goes back to the one above it.
     GiveBack {
         /// The id of the account.
@@ -122,6 +138,13 @@ impl Account {
                 let key = idempotency_key.as_deref();
                 output.show(&client.allot_account(&request, key).await?, describe)?;
             }
+            Self::Transfer { sum, to_workspace, to_account } => {
+                return transfer(context, sum, to_workspace, to_account).await;
+            }
+            Self::ShowTransfer { id: transfer_id } => {
+                let request = GetTransferRequest { transfer_id };
+                output.show(&client.get_transfer(&request).await?, describe_transfer)?;
+            }
             Self::GiveBack { id: account_id } => {
                 let request = GiveBackAccountRequest { account_id };
                 output.show(&client.give_back_account(&request, None).await?, describe)?;
@@ -167,6 +190,43 @@ fn balance(balance: &UnitBalance) -> String {
 fn alert(alert: &AccountAlert) -> String {
     let AccountAlert { measure, percent, passed_at, .. } = alert;
     format!("{percent} % of {measure} since {}", when(*passed_at))
+}
+
+async fn transfer(
+    context: &Context,
+    sum: Sum,
+    to_workspace: String,
+    to_account_id: String,
+) -> anyhow::Result<Exit> {
+    let units = sum.units();
+    let Sum { id: account_id, amount_micro_usd, idempotency_key, .. } = sum;
+    let request =
+        TransferAccountRequest { account_id, to_workspace, to_account_id, amount_micro_usd, units };
+    let key = idempotency_key.as_deref();
+    let sent = context.client()?.transfer_account(&request, key).await?;
+    context.output().show(&sent, describe_transfer)?;
+    Ok(match sent.state.as_str() {
+        "arrived" => Exit::Done,
+        "returned" => Exit::NotExecuted,
+        _ => Exit::Pending,
+    })
+}
+
+fn describe_transfer(sent: &Transfer) -> String {
+    let Units { tokens, calls, writes, cpu_ms } = sent.units.unwrap_or_default();
+    let units = [("tokens", tokens), ("calls", calls), ("writes", writes), ("cpu_ms", cpu_ms)];
+    let units = units.iter().filter(|(_, n)| *n > 0).map(|(unit, n)| format!("{n} {unit}"));
+    let error = sent.error.as_ref();
+    fields([
+        ("transfer", sent.transfer_id.clone()),
+        ("state", sent.state.clone()),
+        ("why", error.map_or_else(String::new, |e| format!("{}: {}", e.code, e.message))),
+        ("from", format!("{}/{}", sent.from_workspace, sent.from_account_id)),
+        ("to", format!("{}/{}", sent.to_workspace, sent.to_account_id)),
+        ("amount", usd(sent.amount_micro_usd)),
+        ("units", units.collect::<Vec<_>>().join("; ")),
+        ("receipt", sent.receipt_id.clone()),
+    ])
 }
 
 fn describe(account: &Entry) -> String {

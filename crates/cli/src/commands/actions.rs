@@ -9,7 +9,7 @@ use proto::actions::action::State;
 use proto::actions::reconcile_action_request::Outcome;
 use proto::actions::{
     Action, CancelActionRequest, Claims, GetActionRequest, ListActionsRequest,
-    ReconcileActionRequest, ReleaseActionRequest, SubmitActionRequest,
+    ReconcileActionRequest, ReleaseActionRequest, ReverseActionRequest, SubmitActionRequest,
 };
 use proto::types::{ApprovalDemand, Decision, DemandedStage, Json, Risk};
 
@@ -90,6 +90,20 @@ pub(crate) enum Actions {
     Cancel(About),
     /// Release a quarantined action; it is decided again.
     Release(About),
+    /// Undo an action: put back what was there before, by an action that is decided like any other.
+    Reverse {
+        #[command(flatten)]
+        about: About,
+        /// Milliseconds to wait for the end of the action that undoes it.
+        #[arg(long, value_name = "MS")]
+        wait_ms: Option<u32>,
+        /// The account that pays; without it that of the principal.
+        #[arg(long, default_value = "", value_name = "ID")]
+        account: String,
+        /// A key of your own: a repetition with the same key has no second effect.
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
+    },
     /// Record what became of an action whose outcome is unknown.
     Reconcile {
         #[command(flatten)]
@@ -153,6 +167,13 @@ impl Actions {
                 output.show(&action, describe)?;
                 Ok(Exit::of_state(action.state()))
             }
+            Self::Reverse { about, wait_ms, account: account_id, idempotency_key } => {
+                let About { id: action_id, reason } = about;
+                let request = ReverseActionRequest { action_id, reason, wait_ms, account_id };
+                let action = client.reverse_action(&request, idempotency_key.as_deref()).await?;
+                output.show(&action, describe)?;
+                Ok(Exit::of_state(action.state()))
+            }
             Self::Reconcile { about: About { id: action_id, reason }, outcome, cost_micro_usd } => {
                 let outcome = match outcome {
                     Known::Executed => Outcome::Executed,
@@ -193,6 +214,9 @@ pub(crate) fn describe(action: &Action) -> String {
         ("glass broken", if action.broken_glass { yes(true) } else { String::new() }),
         ("result", text(&action.result)),
         ("error", error.map_or_else(String::new, |e| format!("{} ({})", e.message, e.code))),
+        ("undoes", action.reverses.clone()),
+        ("can be undone", if action.reversible { yes(true) } else { String::new() }),
+        (if action.reversed { "undone by" } else { "being undone by" }, action.reversal_id.clone()),
         ("cost", usd(action.cost_micro_usd)),
         ("receipts", action.receipts.join(" ")),
     ])

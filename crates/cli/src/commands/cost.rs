@@ -1,7 +1,9 @@
 //! `tally cost`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use proto::metering::{GetUsageRequest, GetUsageResponse, Usage};
+use proto::metering::{
+    GetRunReportRequest, GetRunReportResponse, GetUsageRequest, GetUsageResponse, RunReport, Usage,
+};
 
 use crate::context::Context;
 use crate::exit::Exit;
@@ -12,6 +14,8 @@ use crate::output::{page, print, usd};
 pub(crate) enum Cost {
     /// Sum up what actions cost and used.
     Report(Report),
+    /// Say what runs (tickets) cost and how they ended, and what became of their writes.
+    Tickets(Tickets),
 }
 
 /// What to sum up.
@@ -51,10 +55,44 @@ enum By {
     Environment,
 }
 
+/// Which runs, and by what.
+#[derive(Debug, Args)]
+pub(crate) struct Tickets {
+    /// By what.
+    #[arg(long, value_enum, default_value_t = TicketsBy::Day)]
+    by: TicketsBy,
+    /// The first day, such as 2026-11-01, in UTC; without it 29 days before the last.
+    #[arg(long, value_name = "DAY", default_value = "")]
+    from: String,
+    /// The last day, included; without it today.
+    #[arg(long, value_name = "DAY", default_value = "")]
+    to: String,
+    /// Only runs of this workflow.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    workflow: String,
+    /// Only runs in this environment.
+    #[arg(long, value_name = "ID", default_value = "")]
+    environment: String,
+    /// Print CSV.
+    #[arg(long)]
+    csv: bool,
+}
+
+/// By what runs are told apart.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TicketsBy {
+    Day,
+    Workflow,
+    Environment,
+    Agent,
+}
+
 impl Cost {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Exit> {
-        let Self::Report(report) = self;
-        report.run(context).await
+        match self {
+            Self::Report(report) => report.run(context).await,
+            Self::Tickets(tickets) => tickets.run(context).await,
+        }
     }
 }
 
@@ -73,6 +111,69 @@ impl Report {
         context.output().show(&usage, describe)?;
         Ok(Exit::Done)
     }
+}
+
+impl Tickets {
+    async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        let Self { by, from, to, workflow, environment, csv } = self;
+        let group_by = by.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
+        let request = GetRunReportRequest { group_by, from, to, workflow, environment };
+        let client = context.client()?;
+        if csv {
+            let body = client.export_run_report(&request).await?;
+            print(&String::from_utf8(body.data)?)?;
+            return Ok(Exit::Done);
+        }
+        let report = client.get_run_report(&request).await?;
+        context.output().show(&report, describe_runs)?;
+        Ok(Exit::Done)
+    }
+}
+
+fn describe_runs(report: &GetRunReportResponse) -> String {
+    let header = [
+        report.group_by.as_str(),
+        "runs",
+        "cost",
+        "mean",
+        "p50",
+        "p95",
+        "succeeded",
+        "failed",
+        "canceled",
+        "waiting",
+        "open",
+        "writes",
+        "allowed",
+        "denied",
+        "awaiting",
+        "executed",
+    ];
+    let total = report.total.iter().map(|total| run_row("total", total));
+    page(header, report.rows.iter().map(|row| run_row(&row.key, row)).chain(total), "")
+}
+
+fn run_row(key: &str, row: &RunReport) -> [String; 16] {
+    let key = if key.is_empty() { "-" } else { key }.to_owned();
+    let failed = row.failed_retryable.saturating_add(row.failed_terminal);
+    [
+        key,
+        row.runs.to_string(),
+        usd(row.cost_micro_usd),
+        usd(row.mean_micro_usd),
+        usd(row.p50_micro_usd),
+        usd(row.p95_micro_usd),
+        row.succeeded.to_string(),
+        failed.to_string(),
+        row.canceled.to_string(),
+        row.waiting_approval.to_string(),
+        row.open.to_string(),
+        row.writes_attempted.to_string(),
+        row.writes_allowed.to_string(),
+        row.writes_denied.to_string(),
+        row.writes_awaiting.to_string(),
+        row.writes_executed.to_string(),
+    ]
 }
 
 fn describe(usage: &GetUsageResponse) -> String {

@@ -6,6 +6,7 @@ pub(crate) mod agents;
 pub(crate) mod approvals;
 pub(crate) mod attest;
 pub(crate) mod attest_verify;
+pub(crate) mod connector;
 pub(crate) mod cost;
 pub(crate) mod demands;
 pub(crate) mod dev;
@@ -20,6 +21,7 @@ pub(crate) mod me;
 pub(crate) mod migrate;
 pub(crate) mod policy;
 pub(crate) mod receipts;
+pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod runtime;
 pub(crate) mod sandbox;
@@ -28,9 +30,12 @@ pub(crate) mod serve;
 pub(crate) mod signing_keys;
 pub(crate) mod token;
 pub(crate) mod tools;
+pub(crate) mod trigger;
+pub(crate) mod use_case;
 pub(crate) mod verify;
 pub(crate) mod version;
 pub(crate) mod witness;
+pub(crate) mod workflow;
 
 use clap::Args;
 

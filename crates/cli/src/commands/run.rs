@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 use proto::runs::{
-    CancelRunRequest, DiffRunsRequest, DiffRunsResponse, DiscardRunRequest, GetRunRequest,
-    ListRunsRequest, ListRunsResponse, PauseRunRequest, ReplayRunRequest, ReplayRunResponse,
-    ResumeRunRequest, Run as WireRun, RunState, StartRunRequest,
+    CancelRunRequest, DiffRunsRequest, DiffRunsResponse, DiscardRunRequest,
+    GetRunDivergenceRequest, GetRunRequest, ListRunsRequest, ListRunsResponse, PauseRunRequest,
+    ReplayRunRequest, ReplayRunResponse, ResumeRunRequest, Run as WireRun, RunDivergence, RunPin,
+    RunState, StartRunRequest,
 };
 
 use super::actions::json_argument;
-use super::runtime::{parse_plan, read};
+use super::runtime::{attempts, describe as foreseen, parse_plan, read};
 use super::{Paging, next};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -28,7 +29,14 @@ pub(crate) enum Run {
     /// Run a plan or a workflow, step by step.
     Start {
         /// A JSON list of skills or a workflow document in YAML; `-` for standard input.
-        file: PathBuf,
+        #[arg(required_unless_present = "workflow", conflicts_with = "workflow")]
+        file: Option<PathBuf>,
+        /// A workflow that is kept, by its name: the release of it that is in force.
+        #[arg(long, value_name = "NAME")]
+        workflow: Option<String>,
+        /// A version of it, whatever is in force; not in prod.
+        #[arg(long, value_name = "VERSION", requires = "workflow", default_value = "")]
+        workflow_version: String,
         /// What the templates call `input`: JSON, @FILE to read it from a file, or -.
         #[arg(long, value_name = "JSON")]
         input: Option<String>,
@@ -50,6 +58,9 @@ pub(crate) enum Run {
         /// A key of your own: a repetition with the same key starts no second run.
         #[arg(long, value_name = "KEY")]
         idempotency_key: Option<String>,
+        /// Only say what it would come to, and what policy would decide.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// List the runs of the workspace, newest first.
     List {
@@ -103,6 +114,11 @@ pub(crate) enum Run {
         /// The id of the run.
         id: String,
     },
+    /// Show how far what a run took and cost was from what was estimated.
+    Divergence {
+        /// The id of the run.
+        id: String,
+    },
     /// Compare two runs; the exit code is 1 where they differ.
     Diff {
         /// The one run.
@@ -114,6 +130,7 @@ pub(crate) enum Run {
 
 /// How to run again.
 #[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub(crate) enum Mode {
     /// A dead letter goes on from the step that failed.
     Resume,
@@ -148,6 +165,12 @@ impl Run {
             }
             Self::Watch { id } => return watch(context, id).await,
             Self::Replay { id, mode, from } => return replay(context, id, mode, from).await,
+            Self::Divergence { id } => {
+                let request = GetRunDivergenceRequest { run_id: id };
+                let report = client.get_run_divergence(&request).await?;
+                context.output().show(&report, describe_divergence)?;
+                return Ok(Exit::Done);
+            }
             Self::Diff { left, right } => return diff(context, left, right).await,
             Self::Show { id } => {
                 let request = GetRunRequest { run_id: id, ..GetRunRequest::default() };
@@ -173,6 +196,8 @@ impl Run {
     async fn start(self, context: &Context) -> anyhow::Result<Exit> {
         let Self::Start {
             file,
+            workflow: workflow_name,
+            workflow_version,
             input,
             budget_micro_usd,
             max_writes,
@@ -180,23 +205,35 @@ impl Run {
             account,
             wait_ms,
             idempotency_key,
+            dry_run,
         } = self
         else {
             return Ok(Exit::Internal);
         };
-        let (plan, workflow) = parse_plan(read(&file)?)?;
+        let (plan, workflow) = match &file {
+            Some(file) => parse_plan(read(file)?)?,
+            None => Default::default(),
+        };
         let request = StartRunRequest {
             plan,
             workflow,
+            workflow_name: workflow_name.unwrap_or_default(),
+            workflow_version,
             input: input.as_deref().map(json_argument).transpose()?,
             budget_micro_usd,
             max_writes,
             timeout_s,
             account_id: account,
             wait_ms,
+            dry_run,
             ..StartRunRequest::default()
         };
         let started = context.client()?.start_run(&request, idempotency_key.as_deref()).await?;
+        if let Some(simulation) = &started.simulation {
+            context.output().show(&started, |_| foreseen(simulation))?;
+            let feasible = simulation.status == "feasible";
+            return Ok(if feasible { Exit::Done } else { Exit::NotExecuted });
+        }
         context.output().show(&started, describe)?;
         Ok(of_state(started.state()))
     }
@@ -290,6 +327,7 @@ fn describe(run: &WireRun) -> String {
         ("why", error.map_or_else(String::new, |e| format!("{}: {}", e.code, e.message))),
         ("plan", format!("{} {}", run.name, run.version).trim().to_owned()),
         ("plan digest", run.plan_digest.clone()),
+        ("release", run.pinned.as_ref().map(pinned).unwrap_or_default()),
         ("cost", usd(run.cost_micro_usd)),
         ("budget", run.budget_micro_usd.map_or_else(String::new, usd)),
         ("root hash", run.root_hash.clone()),
@@ -303,6 +341,20 @@ fn describe(run: &WireRun) -> String {
     let steps = page(["step", "state", "tool", "action", "why"], rows, "");
     let output = run.output.as_ref().map_or_else(String::new, |json| pretty(&json.text));
     format!("{head}{steps}{output}")
+}
+
+/// What a run of a kept workflow is bound to.
+fn pinned(pin: &RunPin) -> String {
+    let by = match pin.release_id.as_str() {
+        "" => "no release".to_owned(),
+        id => format!("{id}, ring {}", pin.ring),
+    };
+    let policy = match pin.policy_in_force {
+        true => "in force",
+        false => "no longer in force: decisions follow the one that is",
+    };
+    let revision = pin.policy_revision;
+    format!("{} {} by {by}, policy revision {revision} ({policy})", pin.workflow, pin.version)
 }
 
 fn describe_replay(replayed: &ReplayRunResponse) -> String {
@@ -321,6 +373,22 @@ fn describe_replay(replayed: &ReplayRunResponse) -> String {
     let steps = page(["step", "policy", "cost at most", "differs"], rows, "");
     let matches = if replayed.matches { "as it was recorded" } else { "not as it was recorded" };
     format!("{steps}{matches}")
+}
+
+fn describe_divergence(report: &RunDivergence) -> String {
+    let steps = report
+        .steps
+        .iter()
+        .map(|step| format!("{} {}\n{}", step.step_id, step.tool, attempts(&step.attempts)));
+    let (cost, latency) = (&report.cost_verdict, &report.latency_verdict);
+    let head = fields([
+        ("run", report.run_id.clone()),
+        ("estimated cost", usd(report.estimated_cost_micro_usd)),
+        ("cost", format!("{} {cost}", usd(report.cost_micro_usd)).trim().to_owned()),
+        ("estimated time", format!("{} ms", report.estimated_latency_ms)),
+        ("time", format!("{} ms {latency}", report.latency_ms).trim().to_owned()),
+    ]);
+    format!("{head}{}", steps.collect::<String>())
 }
 
 fn describe_diff(compared: &DiffRunsResponse) -> String {

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Subcommand;
 use proto::runtime::{
-    BudgetLeft, GetCapabilitiesRequest, GetCapabilitiesResponse, GetDivergenceRequest,
-    GetDivergenceResponse, GetResourceContractRequest, GetSkillRequest, ListSkillsRequest,
-    ListSkillsResponse, PlanStep, QueryRequest, RateLeft, ResourceContract, SimulateRequest,
-    SimulateResponse, Skill,
+    AttemptDivergence, BudgetLeft, GetCapabilitiesRequest, GetCapabilitiesResponse,
+    GetDivergenceRequest, GetDivergenceResponse, GetResourceContractRequest, GetSkillRequest,
+    ListSkillsRequest, ListSkillsResponse, PlanStep, QueryRequest, RateLeft, ResourceContract,
+    SimulateRequest, SimulateResponse, Skill,
 };
 use proto::types::Json;
 use serde_json::{Value, json};
@@ -148,16 +148,21 @@ pub(super) fn parse_plan(text: String) -> anyhow::Result<(Vec<PlanStep>, String)
     Ok((plan, String::new()))
 }
 
+/// Attempts beside what was estimated of them.
+pub(super) fn attempts(all: &[AttemptDivergence]) -> String {
+    let rows = all.iter().map(|one| {
+        let time = format!("{} / {} ms", one.estimated_latency_ms, one.latency_ms);
+        let (estimated, cost) = (one.estimated_cost_micro_usd, one.cost_micro_usd);
+        let cost = format!("{} / {}", crate::output::usd(estimated), crate::output::usd(cost));
+        let verdicts = (one.latency_verdict.clone(), one.cost_verdict.clone());
+        [one.receipt_id.clone(), time, verdicts.0, cost, verdicts.1, one.failure.clone()]
+    });
+    page(["receipt", "time", "verdict", "cost", "verdict", "failure"], rows, "")
+}
+
 fn compare(report: &GetDivergenceResponse) -> String {
     if !report.attempts.is_empty() {
-        let rows = report.attempts.iter().map(|one| {
-            let time = format!("{} / {} ms", one.estimated_latency_ms, one.latency_ms);
-            let (estimated, cost) = (one.estimated_cost_micro_usd, one.cost_micro_usd);
-            let cost = format!("{} / {}", crate::output::usd(estimated), crate::output::usd(cost));
-            let verdicts = (one.latency_verdict.clone(), one.cost_verdict.clone());
-            [one.receipt_id.clone(), time, verdicts.0, cost, verdicts.1, one.failure.clone()]
-        });
-        return page(["receipt", "time", "verdict", "cost", "verdict", "failure"], rows, "");
+        return attempts(&report.attempts);
     }
     let percent = |share: f64| format!("{:.1} %", share * 100.0);
     let rows = report.tools.iter().flat_map(|tool| {
@@ -192,7 +197,8 @@ pub(super) fn read(file: &PathBuf) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn describe(simulated: &SimulateResponse) -> String {
+/// A simulation, for people.
+pub(super) fn describe(simulated: &SimulateResponse) -> String {
     let refusal = simulated.refusal.as_ref();
     let head = fields([
         ("status", simulated.status.clone()),

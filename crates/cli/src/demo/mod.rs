@@ -1,7 +1,8 @@
-//! `tally demo`: the whole story on one machine. Everything printed comes from real answers, and
-//! the first expectation that does not hold ends it with exit code 1.
+//! `tally demo`: whole stories on one machine. Everything printed comes from real answers, and the
+//! first expectation that does not hold ends it with exit code 1.
 
 mod foreign;
+mod itsm;
 mod proof;
 mod say;
 mod story;
@@ -10,16 +11,32 @@ mod world;
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+use proto::evidence::ExportEvidenceRequest;
+
+use self::say::step;
 use crate::exit::Exit;
 use crate::output::print;
 use world::World;
 
-const INTRO: &str = "\
+/// Which story is told.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Story {
+    /// Triage of incidents: ServiceNow, a model and Slack (simulated), four incidents.
+    #[default]
+    Itsm,
+    /// An agent with a key: what is allowed, denied and held, and how to prove it.
+    Agent,
+}
+
+const AGENT: &str = "\
 Tally stands between AI agents and the world. This demo starts a server of its own, gives an agent
 a key, and lets it try things. Everything below comes from that server.";
 
 const END: &str = "\
 Every expectation held.
+
+There is another story: OTHER
 
 To use Tally for real:
   tally init              a folder with configuration, keys, an agent, an approver and the policy
@@ -28,12 +45,21 @@ To use Tally for real:
   TALLY_CREDENTIALS=tally/data/approver.json tally approvals list
   tally help              everything else";
 
-/// Tells the story. `keep` names a new folder for what it leaves; without it nothing is left.
-pub(crate) async fn run(keep: Option<PathBuf>) -> anyhow::Result<Exit> {
-    print(INTRO)?;
-    match stage(keep).await {
+/// Tells a story. `keep` names a new folder for what it leaves; without it nothing is left.
+pub(crate) async fn run(story: Story, keep: Option<PathBuf>) -> anyhow::Result<Exit> {
+    let (told, other) = match story {
+        Story::Itsm => {
+            print(itsm::INTRO)?;
+            (itsm::stage(keep).await, "tally demo agent        an agent tries things")
+        }
+        Story::Agent => {
+            print(AGENT)?;
+            (stage(keep).await, "tally demo itsm         triage of incidents")
+        }
+    };
+    match told {
         Ok(()) => {
-            print(&format!("\n{END}"))?;
+            print(&format!("\n{}", END.replace("OTHER", other)))?;
             Ok(Exit::Done)
         }
         Err(error) => {
@@ -59,8 +85,13 @@ async fn tell(world: &World) -> anyhow::Result<()> {
     story::no_self_approval(world, &held).await?;
     let executed = story::approved_write(world, &held).await?;
     story::repeated_write(world, &executed).await?;
-    let evidence = proof::export(world, &[&read, &denied, &executed]).await?;
+    step("4. The owner exports the evidence, for somebody who trusts nobody here")?;
+    let request = ExportEvidenceRequest { full_log: true, ..Default::default() };
+    let wanted: Vec<_> =
+        [&read, &denied, &executed].into_iter().flat_map(proof::receipts_of).collect();
+    let evidence = proof::export(&world.place, &request, &wanted).await?;
     proof::verify(&evidence)?;
     let changed = proof::change_one_byte(&evidence)?;
+    step("5. openssl checks the signature, without any of our code")?;
     foreign::openssl(&evidence, &changed)
 }

@@ -11,8 +11,8 @@ use proto::evidence::ExportEvidenceRequest;
 use proto::identity::GetTenantKeysRequest;
 use proto::receipts::GetReceiptRequest;
 
-use super::say::{expect, say, step, then};
-use super::world::World;
+use super::say::{expect, say, then};
+use super::world::Place;
 use crate::commands::signing_keys::Published;
 use crate::commands::verify;
 
@@ -29,41 +29,50 @@ pub(super) struct Evidence {
     pinned: Pinned,
 }
 
-/// Exports the whole log and unpacks it. The receipt to look at is the last of the last action.
-pub(super) async fn export(world: &World, actions: &[&Action]) -> anyhow::Result<Evidence> {
-    step("4. The owner exports the evidence, for somebody who trusts nobody here")?;
-    let pinned = pinned_keys(world).await?;
-    let request = ExportEvidenceRequest { full_log: true, ..Default::default() };
-    let bundle = world.owner.client.export_evidence(&request).await?.data;
-    let (file, folder) = (world.dir.join("evidence.tar"), world.dir.join("evidence"));
+/// What must be in a bundle: what it is, and the id of its receipt.
+pub(super) type Wanted = (String, String);
+
+/// Every receipt of an action.
+pub(super) fn receipts_of(action: &Action) -> impl Iterator<Item = Wanted> {
+    action.receipts.iter().map(|id| (action.tool.clone(), id.clone()))
+}
+
+/// Exports evidence and unpacks it. The receipt to look at is the last that is wanted.
+pub(super) async fn export(
+    place: &Place,
+    request: &ExportEvidenceRequest,
+    wanted: &[Wanted],
+) -> anyhow::Result<Evidence> {
+    let client = &place.owner.client;
+    let pinned = pinned_keys(place).await?;
+    let bundle = client.export_evidence(request).await?.data;
+    let (file, folder) = (place.dir.join("evidence.tar"), place.dir.join("evidence"));
     fs::write(&file, &bundle)?;
     tar::Archive::new(bundle.as_slice()).unpack(&folder)?;
     say(&format!("bundle   {} ({} bytes)", file.display(), bundle.len()))?;
     let mut last = None;
-    for action in actions {
-        for receipt_id in &action.receipts {
-            let request = GetReceiptRequest { receipt_id: receipt_id.clone() };
-            let index = world.owner.client.get_receipt(&request).await?.index;
-            let receipt = PathBuf::from(format!("receipts/{index}.dsse.json"));
-            let exported = folder.join(&receipt).is_file();
-            let what = format!("{} {receipt_id} is in it", action.tool);
-            expect(exported, &what, || format!("no {}", receipt.display()))?;
-            last = Some(receipt);
-        }
+    for (what, receipt_id) in wanted {
+        let request = GetReceiptRequest { receipt_id: receipt_id.clone() };
+        let index = client.get_receipt(&request).await?.index;
+        let receipt = PathBuf::from(format!("receipts/{index}.dsse.json"));
+        let exported = folder.join(&receipt).is_file();
+        let what = format!("{what} {receipt_id} is in it");
+        expect(exported, &what, || format!("no {}", receipt.display()))?;
+        last = Some(receipt);
     }
-    let receipt = last.context("the actions left no receipts")?;
+    let receipt = last.context("there are no receipts")?;
     let envelope = Envelope::parse(&fs::read(folder.join(&receipt))?)?;
     let key = PathBuf::from(format!("keys/{}.pem", envelope.key_id.hex()));
     Ok(Evidence { file, folder, receipt, key, pinned })
 }
 
 /// The tenant's keys as the server publishes them: a stranger keeps them from before.
-async fn pinned_keys(world: &World) -> anyhow::Result<Pinned> {
-    let request = GetTenantKeysRequest { tenant: world.tenant.clone() };
-    let keys = world.owner.client.get_tenant_keys(&request).await?.keys;
+async fn pinned_keys(place: &Place) -> anyhow::Result<Pinned> {
+    let request = GetTenantKeysRequest { tenant: place.tenant.clone() };
+    let keys = place.owner.client.get_tenant_keys(&request).await?.keys;
     let published = Published::new(keys);
     let log_key =
-        published.log_key(&world.log).context("the tenant publishes no key of the log")?;
+        published.log_key(&place.log).context("the tenant publishes no key of the log")?;
     let pinned = published.pinned(Some(log_key))?;
     anyhow::ensure!(!pinned.keys.is_empty(), "the tenant publishes no receipt key");
     Ok(pinned)

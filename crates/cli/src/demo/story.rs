@@ -33,12 +33,12 @@ pub(super) async fn nothing_without_policy(world: &World) -> anyhow::Result<()> 
 /// One principal drafts the baseline, another publishes it.
 pub(super) async fn policy(world: &World) -> anyhow::Result<()> {
     step("The baseline policy: drafted by one, tested by the server, published by another")?;
-    let policy = setup::publish_baseline(&world.author.client, &world.owner.client).await?;
+    let policy = setup::publish_baseline(&world.author.client, &world.place.owner.client).await?;
     let tests = policy.test_report.clone().unwrap_or_default();
     say(&format!("policy   {} revision {}", policy.policy_id, policy.revision))?;
     say(&format!("digest   {}", policy.digest))?;
     say(&format!("tests    {} passed, {} failed", tests.passed, tests.failed))?;
-    let apart = policy.author == world.author.id && policy.publisher == world.owner.id;
+    let apart = policy.author == world.author.id && policy.publisher == world.place.owner.id;
     expect(apart, "author and publisher are two principals", || format!("{policy:?}"))
 }
 

@@ -21,21 +21,33 @@ pub(super) struct Party {
     pub(super) client: Client,
 }
 
+impl Place {
+    pub(super) fn new(dir: PathBuf, owner: &Credentials) -> anyhow::Result<Self> {
+        let log = format!("{}/{}", owner.tenant, owner.workspace);
+        Ok(Self { dir, tenant: owner.tenant.clone(), log, owner: Party::new(owner)? })
+    }
+}
+
 impl Party {
-    fn new(credentials: &Credentials) -> anyhow::Result<Self> {
+    pub(super) fn new(credentials: &Credentials) -> anyhow::Result<Self> {
         let client = Client::new(&credentials.url, &credentials.key)?;
         Ok(Self { id: credentials.principal_id.clone(), client })
     }
 }
 
-/// Everything that the story needs.
-pub(super) struct World {
+/// A server in a folder, and who owns it.
+pub(super) struct Place {
     pub(super) dir: PathBuf,
     pub(super) tenant: String,
     /// The log of the workspace, `tenant/workspace`.
     pub(super) log: String,
-    pub(super) target: Target,
     pub(super) owner: Party,
+}
+
+/// Everything that the story needs.
+pub(super) struct World {
+    pub(super) place: Place,
+    pub(super) target: Target,
     pub(super) author: Party,
     pub(super) agent: Party,
     pub(super) approver: Party,
@@ -49,6 +61,8 @@ impl World {
     pub(super) async fn start(keep: Option<PathBuf>) -> anyhow::Result<Self> {
         step("A server in an empty folder")?;
         let (dir, temporary) = folder(keep)?;
+        fs::create_dir(dir.join("files"))?;
+        fs::write(dir.join("files").join("report.txt"), "42 orders are open\n")?;
         let target = Target::start().await.context("cannot start the target")?;
         let running = server::start(config(&dir, &target)?).await?;
         say(&format!("folder   {}", dir.display()))?;
@@ -70,11 +84,8 @@ impl World {
         let [author, agent, approver] =
             <[Party; 3]>::try_from(parties).map_err(|_| anyhow::anyhow!("three parties"))?;
         Ok(Self {
-            dir,
-            tenant: owner.tenant.clone(),
-            log: format!("{}/{}", owner.tenant, owner.workspace),
+            place: Place::new(dir, &owner)?,
             target,
-            owner: Party::new(&owner)?,
             author,
             agent,
             approver,
@@ -85,7 +96,7 @@ impl World {
 
     /// The file that the agent may read.
     pub(super) fn report(&self) -> PathBuf {
-        self.dir.join("files").join("report.txt")
+        self.place.dir.join("files").join("report.txt")
     }
 
     /// Stops the server.
@@ -94,8 +105,8 @@ impl World {
     }
 }
 
-/// A new folder with one file to read, and its guard where it is temporary.
-fn folder(keep: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
+/// A new folder, and its guard where it is temporary.
+pub(super) fn folder(keep: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
     let (dir, temporary) = match keep {
         Some(dir) => {
             let context = || format!("--keep `{}` must be a new folder", dir.display());
@@ -107,10 +118,7 @@ fn folder(keep: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
             (temporary.path().to_owned(), Some(temporary))
         }
     };
-    let dir = fs::canonicalize(dir)?;
-    fs::create_dir(dir.join("files"))?;
-    fs::write(dir.join("files").join("report.txt"), "42 orders are open\n")?;
-    Ok((dir, temporary))
+    Ok((fs::canonicalize(dir)?, temporary))
 }
 
 /// Grants exactly the target and the one folder.

@@ -1,9 +1,12 @@
 //! A real server process on a free port, its principals, and the program as a command.
 
 pub(crate) mod desk;
+pub(crate) mod disk;
+pub(crate) mod leaks;
 pub(crate) mod money;
 pub(crate) mod phone;
 pub(crate) mod postgres;
+pub(crate) mod simulator;
 pub(crate) mod target;
 pub(crate) mod wire;
 
@@ -14,6 +17,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use self::disk::Disk;
 use client::Client;
 use policy::Source;
 use proto::actions::action::State;
@@ -39,7 +43,20 @@ const NO_LOGIN: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/no-login");
 
 /// The program, without any setting of whoever runs the tests.
 pub(crate) fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tally"));
+    command_in(&[], args)
+}
+
+/// The same, started by another program.
+fn command_in(launcher: &[String], args: &[&str]) -> Command {
+    let tally = env!("CARGO_BIN_EXE_tally");
+    let mut command = match launcher.split_first() {
+        None => Command::new(tally),
+        Some((program, rest)) => {
+            let mut command = Command::new(program);
+            command.args(rest).arg(tally);
+            command
+        }
+    };
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TALLY_")) {
         command.env_remove(name);
     }
@@ -75,6 +92,15 @@ pub(crate) fn assert_code(output: &Output, expected: i32) {
 /// What servers log: all that our own code has to say.
 const LOG: &str = "info,server=debug,ledger=debug,policy=debug,connectors=debug,tally=debug";
 
+/// A program that a test needs and the test command installs.
+pub(crate) fn installed(variable: &str) -> PathBuf {
+    std::env::var_os(variable).map(PathBuf::from).unwrap_or_else(|| {
+        panic!(
+            "{variable} is not set: run `cargo xtask test`, or what `cargo xtask foreign` prints"
+        )
+    })
+}
+
 /// Reads standard error to its end.
 type Log = thread::JoinHandle<std::io::Result<Vec<u8>>>;
 
@@ -88,6 +114,8 @@ pub(crate) struct Server {
     pub(crate) data: PathBuf,
     config: PathBuf,
     env: Vec<(String, PathBuf)>,
+    /// The disk that its data folder is on, where that is a small one.
+    disk: Option<Disk>,
     process: Child,
     log: Log,
     /// The URL of its database, where it has one.
@@ -111,10 +139,35 @@ impl Server {
         let data = folder.path().join("data");
         let config = folder.path().join("tally.yaml");
         fs::write(&config, format!("host: tally.test\n{yaml}\n")).unwrap();
-        let (process, url, log) = spawn(&data, &config, "127.0.0.1:0", &env);
+        let (process, url, log) = spawn(&[], &data, &config, "127.0.0.1:0", &env);
         let owner = Client::new(&url, credentials(&data)["key"].as_str().unwrap()).unwrap();
-        let database = None;
-        Self { url, owner, data, config, env, process, log, database, _folder: folder }
+        let (database, disk) = (None, None);
+        Self { url, owner, data, config, env, disk, process, log, database, _folder: folder }
+    }
+
+    /// Starts a server whose data folder is on a disk of so many bytes.
+    pub(crate) fn start_small(bytes: u64, yaml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let config = folder.path().join("tally.yaml");
+        fs::create_dir(&data).unwrap();
+        fs::write(&config, format!("host: tally.test\n{yaml}\n")).unwrap();
+        let disk = Disk::over(&data, bytes);
+        let (process, url, log) = spawn(&disk.enter(), &data, &config, "127.0.0.1:0", &[]);
+        let key = credentials(&disk.outside(&data));
+        let owner = Client::new(&url, key["key"].as_str().unwrap()).unwrap();
+        let (database, disk, env) = (None, Some(disk), Vec::new());
+        Self { url, owner, data, config, env, disk, process, log, database, _folder: folder }
+    }
+
+    /// The disk that its data folder is on.
+    pub(crate) fn disk(&self) -> &Disk {
+        self.disk.as_ref().unwrap()
+    }
+
+    /// What starts a program that is to see the data folder.
+    fn launcher(&self) -> Vec<String> {
+        self.disk.as_ref().map(Disk::enter).unwrap_or_default()
     }
 
     /// Ends the process as a crash does: kill -9.
@@ -154,7 +207,8 @@ impl Server {
     /// Starts the server again, on the same data and address. It must have ended before.
     pub(crate) fn restart(&mut self) {
         let address = self.url.split("://").nth(1).unwrap();
-        let (process, url, log) = spawn(&self.data, &self.config, address, &self.env);
+        let (process, url, log) =
+            spawn(&self.launcher(), &self.data, &self.config, address, &self.env);
         assert_eq!(url, self.url);
         (self.process, self.log) = (process, log);
     }
@@ -214,7 +268,9 @@ impl Server {
 
     /// The owner's key.
     pub(crate) fn owner_key(&self) -> String {
-        credentials(&self.data)["key"].as_str().unwrap().to_owned()
+        let data = self.disk.as_ref().map(|disk| disk.outside(&self.data));
+        let credentials = credentials(data.as_ref().unwrap_or(&self.data));
+        credentials["key"].as_str().unwrap().to_owned()
     }
 }
 
@@ -281,12 +337,13 @@ pub(crate) fn credentials(data: &Path) -> Value {
 
 /// Starts a process and waits for its one line.
 fn spawn(
+    launcher: &[String],
     data: &Path,
     config: &Path,
     address: &str,
     env: &[(String, PathBuf)],
 ) -> (Child, String, Log) {
-    let mut process = command(&["serve", "--listen", address])
+    let mut process = command_in(launcher, &["serve", "--listen", address])
         .arg("--data")
         .arg(data)
         .arg("--config")

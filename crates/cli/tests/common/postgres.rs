@@ -11,7 +11,7 @@ use testkit::{Cluster, Database};
 use tokio::time::{Instant, sleep};
 
 use super::wire::Wire;
-use super::{LOOK_EVERY, PATIENCE, Server, assert_code, command, spawn, tally};
+use super::{LOOK_EVERY, PATIENCE, Server, assert_code, command_in, spawn, tally};
 
 /// A database that `tally migrate` has made.
 pub(crate) fn migrated(cluster: &Cluster) -> Database {
@@ -41,10 +41,10 @@ impl Server {
             format!("host: tally.test\ndatabase: {database:?}\nkeys_dir: {keys:?}\n{yaml}\n");
         fs::write(&config, yaml).unwrap();
         let env = self.env.clone();
-        let (process, url, log) = spawn(&data, &config, "127.0.0.1:0", &env);
+        let (process, url, log) = spawn(&[], &data, &config, "127.0.0.1:0", &env);
         let owner = Client::new(&url, &self.owner_key()).unwrap();
-        let database = self.database.clone();
-        Self { url, owner, data, config, env, process, log, database, _folder: folder }
+        let (database, disk) = (self.database.clone(), None);
+        Self { url, owner, data, config, env, disk, process, log, database, _folder: folder }
     }
 
     /// What a stopped server has left behind: the stores of its planes.
@@ -86,7 +86,8 @@ impl Server {
 
     /// The same with another folder of keys.
     pub(crate) fn offline_with(&self, what: &str, data: &Path) {
-        let mut ledger = command(&["ledger", what, "--json", "--host", "tally.test", "--data"]);
+        let args = ["ledger", what, "--json", "--host", "tally.test", "--data"];
+        let mut ledger = command_in(&self.launcher(), &args);
         ledger.arg(data);
         if let Some(url) = &self.database {
             ledger.env("TALLY_DATABASE", url);

@@ -14,7 +14,9 @@ use hyper_util::rt::TokioIo;
 use proto::actions::SubmitActionRequest;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::action;
 
@@ -30,6 +32,8 @@ pub(crate) struct Delivery {
 #[derive(Default)]
 struct Seen {
     deliveries: Vec<Delivery>,
+    /// When each of them came.
+    arrivals: Vec<Instant>,
     /// How many came for each path.
     paths: HashMap<String, usize>,
 }
@@ -38,11 +42,14 @@ type SharedSeen = Arc<Mutex<Seen>>;
 
 /// The system. The first part of a path says how it answers: `/unavailable/…` 503 twice, then
 /// 200; `/limited/…` 429 once with `Retry-After: 2`, then 200; `/broken/…` 500; `/lacking/…` 501;
-/// `/drop/…` not at all, and closes; `/to/PORT` sends on to `/sent` there; `/echo` with what it was
+/// `/drop/…` not at all, and closes; `/silent/…` not at all the first time, then 200; `/waits/…`
+/// 200 once [`Target::let_go`] says so; `/to/PORT` sends on to `/sent` there; `/echo` with what it
+/// was
 /// sent; anything else 200.
 pub(crate) struct Target {
     address: SocketAddr,
     seen: SharedSeen,
+    held: watch::Sender<bool>,
     serving: AbortHandle,
 }
 
@@ -56,8 +63,9 @@ impl Target {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = SharedSeen::default();
-        let serving = tokio::spawn(serve(listener, seen.clone(), pause)).abort_handle();
-        Self { address, seen, serving }
+        let (held, let_go) = watch::channel(true);
+        let serving = tokio::spawn(serve(listener, seen.clone(), pause, let_go)).abort_handle();
+        Self { address, seen, held, serving }
     }
 
     /// The leave to call it, an item of `grants.http`.
@@ -81,6 +89,27 @@ impl Target {
     pub(crate) fn seen(&self) -> Vec<Delivery> {
         self.seen.lock().unwrap().deliveries.clone()
     }
+
+    /// When each request for `path` came.
+    pub(crate) fn arrivals(&self, path: &str) -> Vec<Instant> {
+        let seen = self.seen.lock().unwrap();
+        let each = seen.deliveries.iter().zip(&seen.arrivals);
+        each.filter(|(delivery, _)| delivery.path == path).map(|(_, at)| *at).collect()
+    }
+
+    /// Waits until a request for `path` has come.
+    pub(crate) async fn asked(&self, path: &str) {
+        let end = Instant::now() + super::PATIENCE;
+        while self.arrivals(path).is_empty() {
+            assert!(Instant::now() < end, "nobody asks for {path}");
+            tokio::time::sleep(super::LOOK_EVERY).await;
+        }
+    }
+
+    /// Answers what is held, and whatever comes after it.
+    pub(crate) fn let_go(&self) {
+        self.held.send_replace(false);
+    }
 }
 
 impl Drop for Target {
@@ -89,11 +118,16 @@ impl Drop for Target {
     }
 }
 
-async fn serve(listener: TcpListener, seen: SharedSeen, pause: Duration) {
+async fn serve(
+    listener: TcpListener,
+    seen: SharedSeen,
+    pause: Duration,
+    held: watch::Receiver<bool>,
+) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let seen = seen.clone();
-        let service = service_fn(move |request| answer(request, seen.clone(), pause));
+        let (seen, held) = (seen.clone(), held.clone());
+        let service = service_fn(move |request| answer(request, seen.clone(), pause, held.clone()));
         let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         // Connections break here on purpose.
         tokio::spawn(async move { connection.await.is_ok() });
@@ -104,6 +138,7 @@ async fn answer(
     request: Request<Incoming>,
     seen: SharedSeen,
     pause: Duration,
+    mut held: watch::Receiver<bool>,
 ) -> Result<Response<Full<Bytes>>, &'static str> {
     let path = request.uri().path().to_owned();
     let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
@@ -112,6 +147,7 @@ async fn answer(
     let (nth, total) = {
         let mut seen = seen.lock().unwrap();
         seen.deliveries.push(delivery);
+        seen.arrivals.push(Instant::now());
         let nth = seen.paths.entry(path.clone()).or_default();
         *nth += 1;
         (*nth, seen.deliveries.len())
@@ -123,6 +159,11 @@ async fn answer(
     let response = match path.split('/').nth(1).unwrap() {
         "echo" => return Ok(Response::new(Full::new(sent))),
         "drop" => return Err("closed without an answer"),
+        "silent" if nth == 1 => std::future::pending().await,
+        "waits" => {
+            held.wait_for(|held| !held).await.map_err(|_| "the test is over")?;
+            response.status(200)
+        }
         "unavailable" if nth <= 2 => response.status(503),
         "limited" if nth == 1 => response.status(429).header("retry-after", "2"),
         "broken" => response.status(500),

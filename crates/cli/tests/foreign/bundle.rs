@@ -17,21 +17,21 @@ use ledger::keys::{NoteSigner, P256Signer};
 
 /// The files of a bundle by their paths.
 #[derive(Clone)]
-pub(super) struct Bundle {
-    pub(super) files: BTreeMap<String, Vec<u8>>,
+pub(crate) struct Bundle {
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
 }
 
 impl Bundle {
-    pub(super) fn read(tar: &[u8]) -> Self {
+    pub(crate) fn read(tar: &[u8]) -> Self {
         let files = archive::read(tar).unwrap().into_iter();
         Self { files: files.map(|(path, file)| (path.to_owned(), file.to_vec())).collect() }
     }
 
-    pub(super) fn tar(&self) -> Vec<u8> {
+    pub(crate) fn tar(&self) -> Vec<u8> {
         archive::write(&bundle::borrowed(&self.files)).unwrap()
     }
 
-    pub(super) fn unpack(&self, to: &Path) {
+    pub(crate) fn unpack(&self, to: &Path) {
         for (path, file) in &self.files {
             let path = to.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -40,7 +40,7 @@ impl Bundle {
     }
 
     /// The indices of the receipts that are there.
-    pub(super) fn indices(&self) -> Vec<u64> {
+    pub(crate) fn indices(&self) -> Vec<u64> {
         let names = self.files.keys().filter_map(|path| path.strip_prefix("receipts/"));
         let numbers = names.filter_map(|name| name.strip_suffix(".dsse.json"));
         let mut indices: Vec<u64> = numbers.map(|number| number.parse().unwrap()).collect();
@@ -49,34 +49,34 @@ impl Bundle {
     }
 
     /// How many receipts there are.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.indices().len() as u64
     }
 
-    pub(super) fn receipt(&self, index: u64) -> Vec<u8> {
+    pub(crate) fn receipt(&self, index: u64) -> Vec<u8> {
         self.files[&bundle::receipt_path(index)].clone()
     }
 
-    pub(super) fn receipts(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn receipts(&self) -> Vec<Vec<u8>> {
         (0..self.size()).map(|index| self.receipt(index)).collect()
     }
 
-    pub(super) fn checkpoint(&self) -> Vec<u8> {
+    pub(crate) fn checkpoint(&self) -> Vec<u8> {
         self.files[bundle::CHECKPOINT].clone()
     }
 
     /// Flips one bit of a file.
-    pub(super) fn flip(&mut self, path: &str, at: usize) {
+    pub(crate) fn flip(&mut self, path: &str, at: usize) {
         self.files.get_mut(path).unwrap()[at] ^= 1;
     }
 
     /// The path of the first file that begins so.
-    pub(super) fn path(&self, prefix: &str) -> String {
+    pub(crate) fn path(&self, prefix: &str) -> String {
         self.files.keys().find(|path| path.starts_with(prefix)).unwrap().clone()
     }
 
     /// Puts `envelope` in the place of receipt `index`, wherever that stands.
-    pub(super) fn put(&mut self, index: u64, envelope: &[u8]) {
+    pub(crate) fn put(&mut self, index: u64, envelope: &[u8]) {
         // One that does not parse is said to be of the same key as before.
         let before = self.receipt(index);
         let read = Envelope::parse(envelope).or_else(|_| Envelope::parse(&before));
@@ -88,7 +88,7 @@ impl Bundle {
     }
 
     /// The log's keys as its receipts hand them on, for who has all of them.
-    pub(super) fn ranges(&self) -> KeyRanges {
+    pub(crate) fn ranges(&self) -> KeyRanges {
         let mut ranges: Option<KeyRanges> = None;
         for (index, receipt) in (0..).zip(self.receipts()) {
             let Envelope { payload, key_id, .. } = Envelope::parse(&receipt).unwrap();
@@ -111,13 +111,13 @@ impl Bundle {
     }
 
     /// What anybody can do after a change: write `SHA256SUMS` anew.
-    pub(super) fn list(&mut self) {
+    pub(crate) fn list(&mut self) {
         let listed = bundle::sums(&bundle::borrowed(&self.files));
         self.files.insert(bundle::SUMS.to_owned(), listed.into());
     }
 
     /// What the holder of a receipt key can do: sign a new manifest too.
-    pub(super) fn sign(&mut self, signer: &dyn P256Signer) {
+    pub(crate) fn sign(&mut self, signer: &dyn P256Signer) {
         self.list();
         let envelope = Envelope::parse(&self.files[bundle::MANIFEST]).unwrap();
         let mut manifest: Manifest = serde_json::from_slice(&envelope.payload).unwrap();
@@ -127,13 +127,63 @@ impl Bundle {
         (manifest.predicate.size, manifest.predicate.root) = (size, root);
         manifest.predicate.receipts = self.size();
         manifest.predicate.keys = self.ranges().as_slice().to_vec();
+        manifest.predicate.content = bundle::content(&bundle::borrowed(&self.files));
         let manifest = signed(&serde_json::to_vec(&manifest).unwrap(), signer);
         self.files.insert(bundle::MANIFEST.to_owned(), manifest);
     }
 
+    /// The same where only some receipts of the log are here.
+    pub(crate) fn sign_selection(&mut self, signer: &dyn P256Signer) {
+        self.list();
+        let envelope = Envelope::parse(&self.files[bundle::MANIFEST]).unwrap();
+        let mut manifest: Manifest = serde_json::from_slice(&envelope.payload).unwrap();
+        manifest.subject = bundle::subjects(&bundle::borrowed(&self.files));
+        manifest.predicate.receipts = self.size();
+        manifest.predicate.content = bundle::content(&bundle::borrowed(&self.files));
+        let manifest = signed(&serde_json::to_vec(&manifest).unwrap(), signer);
+        self.files.insert(bundle::MANIFEST.to_owned(), manifest);
+    }
+
+    /// The manifest.
+    pub(crate) fn manifest(&self) -> Manifest {
+        serde_json::from_slice(&self.payload()).unwrap()
+    }
+
+    /// What is signed as the manifest.
+    pub(crate) fn payload(&self) -> Vec<u8> {
+        Envelope::parse(&self.files[bundle::MANIFEST]).unwrap().payload
+    }
+
+    /// Tells the run anew from the receipts that are there.
+    pub(crate) fn retell(&mut self) {
+        let statement = |index: &u64| {
+            let envelope = Envelope::parse(&self.receipt(*index)).unwrap();
+            Statement::parse(&envelope.payload).unwrap().predicate
+        };
+        let read: Vec<_> = self.indices().iter().map(statement).collect();
+        let told = read.iter().map(|predicate| bundle::run::Told {
+            index: predicate.log.index,
+            time: predicate.time_us,
+            transitions: &predicate.transitions,
+        });
+        let told: Vec<_> = told.collect();
+        let run = bundle::run::named(&self.files[bundle::RUN]).unwrap();
+        let story = bundle::run::tell(&run, &self.manifest().predicate.origin, &told).unwrap();
+        self.files.insert(bundle::RUN.to_owned(), story.bytes().unwrap());
+    }
+
+    /// Leaves a receipt out.
+    pub(crate) fn leave_out(&mut self, index: u64) {
+        for path in
+            [bundle::receipt_path(index), bundle::sigstore_path(index), bundle::proof_path(index)]
+        {
+            self.files.remove(&path).unwrap();
+        }
+    }
+
     /// What the holder of the log's key can do: make these receipts the whole log, with a tree, a
     /// checkpoint and proofs that fit them.
-    pub(super) fn relog(&mut self, receipts: &[Vec<u8>], signer: &dyn NoteSigner) {
+    pub(crate) fn relog(&mut self, receipts: &[Vec<u8>], signer: &dyn NoteSigner) {
         let of_log = ["receipts/", "proofs/", "log/"];
         self.files.retain(|path, _| !of_log.iter().any(|prefix| path.starts_with(prefix)));
         for (index, envelope) in (0..).zip(receipts) {
@@ -167,7 +217,7 @@ impl Bundle {
 }
 
 /// An envelope over `payload`.
-pub(super) fn signed(payload: &[u8], signer: &dyn P256Signer) -> Vec<u8> {
+pub(crate) fn signed(payload: &[u8], signer: &dyn P256Signer) -> Vec<u8> {
     let signature = signer.sign(&dsse::pae(payload)).unwrap();
     dsse::envelope(payload, &signer.key_id(), &signature)
 }

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use kernel::bundle::{
-    CHECKPOINT, COST, MANIFEST, key_path, proof_path, receipt_path, sigstore_path,
+    CHECKPOINT, COST, MANIFEST, RUN, key_path, proof_path, receipt_path, sigstore_path,
 };
 use kernel::dsse::Envelope;
 use kernel::pem;
@@ -185,7 +185,7 @@ fn outside_range(scene: &Scene) -> Bundle {
 
 /// Every case, in the order of the table.
 pub(super) fn cases() -> Vec<Case> {
-    of_bytes().into_iter().chain(of_files()).chain(of_the_log()).collect()
+    of_bytes().into_iter().chain(of_files()).chain(of_the_log()).chain(of_a_run()).collect()
 }
 
 fn of_bytes() -> [Case; 8] {
@@ -327,6 +327,56 @@ fn of_the_log() -> [Case; 6] {
             outside_range,
             None,
             [RELISTED, SEES, NO_RANGES, NO_RANGES, NO_CHAIN, NO_CHAIN, SEES, SEES],
+        ),
+    ]
+}
+
+/// The run said to have ended another way.
+fn embellished(scene: &Scene) -> Bundle {
+    let mut bundle = scene.run.clone();
+    let told = String::from_utf8(bundle.files[RUN].clone()).unwrap();
+    let changed = told.replace("\"status\":\"succeeded\"", "\"status\":\"canceled\"");
+    assert_ne!(changed, told);
+    bundle.files.insert(RUN.to_owned(), changed.into());
+    bundle
+}
+
+/// What can be done to the bundle of a run.
+fn of_a_run() -> [Case; 3] {
+    let case = |what, by, make, sights| Case { what, by, make, held: None, sights };
+    [
+        case(
+            "run.json changed, with a manifest by a key of one's own",
+            ANYBODY,
+            |scene| {
+                let mut bundle = embellished(scene);
+                bundle.sign_selection(scene.forger.current());
+                bundle
+            },
+            [RELISTED, SEES, SEES, ENVELOPES, NO_MANIFEST, NO_MANIFEST, SEES, SEES],
+        ),
+        case(
+            "run.json changed, signed anew",
+            OPERATOR,
+            |scene| {
+                let mut bundle = embellished(scene);
+                bundle.sign_selection(scene.operator.current());
+                bundle
+            },
+            [RELISTED, RESIGNED, RESIGNED, ENVELOPES, NO_MANIFEST, NO_MANIFEST, SEES, SEES],
+        ),
+        case(
+            "receipt of the run left out, signed anew",
+            OPERATOR,
+            |scene| {
+                let mut bundle = scene.run.clone();
+                let indices = bundle.indices();
+                // Neither the handover, which comes first, nor the last.
+                bundle.leave_out(indices[indices.len() - 3]);
+                bundle.sign_selection(scene.operator.current());
+                bundle
+            },
+            [RELISTED, RESIGNED, RESIGNED, ENVELOPES, PRESENT, PRESENT, SEES, SEES],
         ),
     ]
 }

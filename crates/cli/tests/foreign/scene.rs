@@ -13,11 +13,13 @@ use proto::accounts::CreateAccountRequest;
 use proto::identity::principal::Kind;
 use proto::identity::trust_key::Purpose as TrustPurpose;
 use proto::identity::{CreateTenantRequest, GetTenantKeysRequest};
+use proto::runs::{RunState, StartRunRequest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::bundle::Bundle;
 use crate::common::{Server, action, allow_all, assert_code, text};
+use crate::runs::{approve_step, reaches, with, workflow};
 
 /// What to export for all of a log.
 const WHOLE: [&str; 1] = ["--full-log"];
@@ -71,6 +73,8 @@ pub(super) struct Scene {
     pub(super) late: Bundle,
     /// What belongs to one action of `late`.
     pub(super) selected: Bundle,
+    /// What belongs to one run of `late`, in which people had a say.
+    pub(super) run: Bundle,
     /// The same log from a copy of the data that was made early and has gone its own way since.
     pub(super) forked: Bundle,
     /// A bundle of another tenant of the same server.
@@ -99,6 +103,21 @@ async fn act(agent: &Client, times: u64) -> String {
         last = done.action_id;
     }
     last
+}
+
+/// A run that waits for a person and gets a yes.
+async fn run(server: &Server, agent: &Client) -> String {
+    let step = |id: &str| {
+        let input = json!({"input": id, "filter": "."});
+        json!({"id": id, "action": "core.json_transform", "input": input})
+    };
+    let steps = [step("first"), with(step("second"), json!({"approval": {"quorum": 1}}))];
+    let request = StartRunRequest { wait_ms: None, ..workflow(&steps) };
+    let run = agent.start_run(&request, Some("once")).await.unwrap();
+    let approver = server.principal(Kind::User, &["approver"]).await;
+    let run = reaches(agent, &run.run_id, RunState::WaitingApproval).await;
+    approve_step(&approver, &run, "second").await;
+    reaches(agent, &run.run_id, RunState::Succeeded).await.run_id
 }
 
 /// A bundle that the program exports.
@@ -156,12 +175,14 @@ impl Scene {
         let early = exported(&server, &server.owner_key(), &WHOLE);
         server.terminate();
         let copy = copy(&server.data);
-        act(&as_agent(&copy), 2).await;
+        act(&as_agent(&copy), 20).await;
         let forked = exported(&copy, &copy.owner_key(), &WHOLE);
         server.restart();
         let action = act(&as_agent(&server), 1).await;
+        let run = run(&server, &as_agent(&server)).await;
         let late = exported(&server, &server.owner_key(), &WHOLE);
         let selected = exported(&server, &server.owner_key(), &["--action-id", &action]);
+        let run = exported(&server, &server.owner_key(), &["--run", &run]);
         assert!(early.size() < late.size() && late.size() < forked.size());
         assert_eq!(early.receipts(), late.receipts()[..early.receipts().len()]);
         let stranger = stranger(&server).await;
@@ -178,6 +199,7 @@ impl Scene {
             early,
             late,
             selected,
+            run,
             forked,
             stranger,
             operator,

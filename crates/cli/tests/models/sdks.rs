@@ -1,21 +1,11 @@
 //! The official SDKs, for Node and for Python, as clients of the simulator.
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::simulator::Simulator;
-use crate::common::{assert_code, tally, text};
-
-/// A program that a test needs and the test command installs.
-fn installed(variable: &str) -> PathBuf {
-    std::env::var_os(variable).map(PathBuf::from).unwrap_or_else(|| {
-        panic!(
-            "{variable} is not set: run `cargo xtask test`, or what `cargo xtask foreign` prints"
-        )
-    })
-}
+use crate::common::{assert_code, installed, tally, text};
 
 fn script() -> Value {
     json!({"key": "sim-key", "rules": [

@@ -10,21 +10,26 @@ use tempfile::TempDir;
 
 use crate::common::command;
 
+/// The file in which it notes what it was asked.
+const RECORD: &str = "record.jsonl";
+
 /// The process. It is killed when this is dropped.
-pub(super) struct Simulator {
-    pub(super) url: String,
+pub(crate) struct Simulator {
+    pub(crate) url: String,
     process: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Simulator {
-    pub(super) fn start(script: &Value) -> Self {
+    pub(crate) fn start(script: &Value) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("script.yaml");
         // YAML takes JSON.
         fs::write(&path, script.to_string()).unwrap();
         let mut process = command(&["dev", "model", "--listen", "127.0.0.1:0", "--script"])
             .arg(&path)
+            .arg("--record")
+            .arg(folder.path().join(RECORD))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -37,7 +42,18 @@ impl Simulator {
             .nth(1)
             .unwrap_or_else(|| panic!("the simulator does not start: {line:?}"));
         assert!(line.starts_with("model simulator"), "it says what it is: {line}");
-        Self { url: url.to_owned(), process, _folder: folder }
+        Self { url: url.to_owned(), process, folder }
+    }
+
+    /// What was asked of it: for each request when it came, in milliseconds since it started, and
+    /// the status that it was answered with.
+    pub(crate) fn record(&self) -> Vec<(u64, u64)> {
+        let text = fs::read_to_string(self.folder.path().join(RECORD)).unwrap();
+        let read = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            (line["at_ms"].as_u64().unwrap(), line["status"].as_u64().unwrap())
+        };
+        text.lines().map(read).collect()
     }
 }
 

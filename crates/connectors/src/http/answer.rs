@@ -66,7 +66,7 @@ pub(crate) async fn read(
 }
 
 /// The first `max` bytes of `body`, and whether there were more.
-async fn collect(mut body: Incoming, max: usize) -> Result<(Vec<u8>, bool), Fault> {
+pub(crate) async fn collect(mut body: Incoming, max: usize) -> Result<(Vec<u8>, bool), Fault> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| wire::lost(&e))?;

@@ -16,7 +16,9 @@ use crate::address::{self, Refused, Resolver};
 use crate::grants::Rule;
 use crate::limits;
 use crate::tools::{Context, Done, EffectChange, Fault};
+use http::response::Parts;
 use request::{Request, Target};
+use wire::Exchange;
 
 /// Checks what the schema cannot say of the parameters.
 pub(crate) fn check(params: &RawJson) -> Result<(), Failure> {
@@ -97,6 +99,23 @@ impl Http {
             Fault::Unknown(failure) if idempotent => Fault::Failed(failure),
             fault => fault,
         })
+    }
+
+    /// One request and its answer, whatever its status; no redirect is followed. The body comes
+    /// with whether there was more of it.
+    pub(crate) async fn once(
+        &self,
+        request: &Request,
+        progress: &Progress,
+    ) -> Result<(Parts, Vec<u8>, bool), Fault> {
+        let rule = self.granted(&request.target)?;
+        let addresses = self.addresses(&request.target, rule).await?;
+        let exchange = wire::exchange(&self.tls, request, &addresses, progress).await?;
+        let Exchange { response, connection } = exchange;
+        let (head, body) = response.into_parts();
+        let (bytes, cut) = answer::collect(body, request.max_bytes).await?;
+        drop(connection);
+        Ok((head, bytes, cut))
     }
 
     async fn follow(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kernel::values::MicroUsd;
 use serde::{Deserialize, Serialize};
 
-use crate::grants::{HttpGrant, Rule};
+use crate::grants::{self, HttpGrant, Rule};
 use crate::http::request::{Target, parse_url};
 use crate::limits;
 
@@ -48,6 +48,12 @@ pub struct ProviderConfig {
     pub private: bool,
     /// The models that may be called, each with its price.
     pub models: BTreeMap<String, ModelConfig>,
+    /// The version of the API; Azure OpenAI alone needs it: `2024-10-21`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_version: Option<String>,
+    /// The deployments of models at Azure OpenAI, where they are not called as their models.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deployments: BTreeMap<String, String>,
     /// The member that bounds an answer, for servers that know only the older one.
     #[serde(default)]
     pub max_tokens_as: MaxTokens,
@@ -72,6 +78,9 @@ pub enum Form {
     OpenaiResponses,
     /// `POST {base_url}/v1/messages`.
     Anthropic,
+    /// `POST {base_url}/openai/deployments/{deployment}/chat/completions?api-version=…`, with the
+    /// key in `api-key`.
+    AzureOpenai,
 }
 
 /// The member of a chat completion that bounds its answer.
@@ -175,7 +184,9 @@ impl ProviderConfig {
             Form::Openai => "/chat/completions",
             Form::OpenaiResponses => "/responses",
             Form::Anthropic => "/v1/messages",
+            Form::AzureOpenai => "/openai/deployments",
         };
+        self.check_azure()?;
         let bad = |reason: String| self.refused(format!("base_url: {reason}"));
         let base = parse_url(&self.base_url).map_err(|e| bad(e.message))?;
         if base.query().is_some() || base.fragment().is_some() {
@@ -188,8 +199,55 @@ impl ProviderConfig {
             port: Some(target.port),
             private: self.private,
         };
-        let rule = Rule::new("models", &grant).map_err(|e| bad(e.to_string()))?;
+        let rule = Rule::new("models", &grant).map_err(|error| match error {
+            // It is no grant: the place is told by the provider's name.
+            grants::Error::Host { host, reason, .. } => bad(format!("host `{host}` {reason}")),
+            other => bad(other.to_string()),
+        })?;
         Ok((target, rule))
+    }
+
+    /// What belongs to Azure OpenAI is there for it and for no other.
+    fn check_azure(&self) -> Result<(), Error> {
+        let azure = self.form == Form::AzureOpenai;
+        if azure != self.api_version.is_some() {
+            return Err(self.refused("api_version: of the form azure_openai, and of no other"));
+        }
+        let plain = |text: &String| {
+            let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+            (1..=64).contains(&text.len()) && text.bytes().all(good) && !text.starts_with('.')
+        };
+        if !self.api_version.iter().all(plain) {
+            return Err(self.refused("api_version: letters, digits, `-` and `.`"));
+        }
+        if !azure && !self.deployments.is_empty() {
+            return Err(self.refused("deployments: of the form azure_openai, and of no other"));
+        }
+        if let Some(model) = self.deployments.keys().find(|name| !self.models.contains_key(*name)) {
+            return Err(self.refused(format!("deployments: `{model}` is not among its models")));
+        }
+        if azure && !self.models.keys().all(|model| plain(self.deployment(model))) {
+            return Err(
+                self.refused("a deployment is named with letters, digits, `-`, `_` and `.`")
+            );
+        }
+        Ok(())
+    }
+
+    /// What a model is called where it is deployed.
+    fn deployment<'a>(&'a self, model: &'a String) -> &'a String {
+        self.deployments.get(model).unwrap_or(model)
+    }
+
+    /// Where a model is asked, of a provider that is at `target`.
+    pub(super) fn place(&self, target: &Target, model: &str) -> Target {
+        let Some(version) = &self.api_version else { return target.clone() };
+        let model = model.to_owned();
+        let mut url = target.url.clone();
+        let below = format!("{}/{}/chat/completions", target.url.path(), self.deployment(&model));
+        url.set_path(&below);
+        url.set_query(Some(&format!("api-version={version}")));
+        Target { url, ..target.clone() }
     }
 
     fn check_times(&self) -> Result<(), Error> {
@@ -270,6 +328,24 @@ mod tests {
         assert!(provider(|p| p.base_url = "https://a/v1?x=1".to_owned()).is_err());
         assert!(provider(|p| p.key = Some("two words".to_owned())).is_err());
         assert!(provider(|p| p.total_ms = 0).is_err());
+        assert!(provider(|p| p.api_version = Some("2024-10-21".to_owned())).is_err());
+        assert!(provider(|p| p.form = Form::AzureOpenai).is_err());
+        let azure = |version: &str, model: &str, deployment: &str| {
+            provider(|p| {
+                p.form = Form::AzureOpenai;
+                p.api_version = Some(version.to_owned());
+                p.deployments = [(model.to_owned(), deployment.to_owned())].into();
+            })
+        };
+        assert_eq!(azure("2024-10-21", "m", "my-gpt"), Ok(()));
+        for (version, model, deployment) in [
+            ("2024&x=1", "m", "d"),
+            ("2024-10-21", "other", "d"),
+            ("2024-10-21", "m", "../d"),
+            ("2024-10-21", "m", ".."),
+        ] {
+            assert!(azure(version, model, deployment).is_err(), "{version} {model} {deployment}");
+        }
         let model = |change: fn(&mut ModelConfig)| {
             provider(|p| p.models.values_mut().for_each(change)).is_err()
         };
@@ -293,6 +369,8 @@ mod tests {
                 key: None,
                 private: false,
                 models: BTreeMap::new(),
+                api_version: None,
+                deployments: BTreeMap::new(),
                 max_tokens_as: MaxTokens::default(),
                 first_byte_ms: 1,
                 idle_ms: 1,

@@ -18,6 +18,7 @@ mod wire;
 use std::fmt;
 use std::sync::Arc;
 
+use kernel::action::ModelUsed;
 use kernel::failure::{Category, Failure};
 use kernel::json::RawJson;
 use kernel::limits::AMOUNT_MICRO_USD_MAX;
@@ -54,7 +55,7 @@ impl Provider {
         let more = repair.into_iter().flat_map(Repair::messages);
         let messages: Vec<_> = ask.messages.iter().cloned().chain(more).collect();
         let body = match self.config.form {
-            Form::Openai => openai::body(ask, &messages),
+            Form::Openai | Form::AzureOpenai => openai::body(ask, &messages),
             Form::OpenaiResponses => responses::body(ask, &messages),
             Form::Anthropic => anthropic::body(ask, &messages),
         };
@@ -63,7 +64,7 @@ impl Provider {
 
     fn read(&self, value: &Value) -> Answer {
         match self.config.form {
-            Form::Openai => openai::read(value),
+            Form::Openai | Form::AzureOpenai => openai::read(value),
             Form::OpenaiResponses => responses::read(value),
             Form::Anthropic => anthropic::read(value),
         }
@@ -71,7 +72,7 @@ impl Provider {
 
     fn event(&self, answer: &mut Answer, value: &Value) {
         match self.config.form {
-            Form::Openai => openai::event(answer, value),
+            Form::Openai | Form::AzureOpenai => openai::event(answer, value),
             Form::OpenaiResponses => responses::event(answer, value),
             Form::Anthropic => anthropic::event(answer, value),
         }
@@ -197,7 +198,14 @@ impl Llm {
             units: Units::of(Unit::Tokens, usage.tokens()),
             ..Meta::default()
         };
-        let charged = |failure| Outcome::Charged(Charged { failure, cost, meta });
+        let model = |answered: Option<&str>| {
+            let (provider, model) = (ask.provider.config.name.clone(), ask.model.clone());
+            Some(ModelUsed { provider, model, answered: answered.map(str::to_owned) })
+        };
+        let charged = |failure| {
+            let model = model(None);
+            Outcome::Charged(Charged { failure, cost, meta, model })
+        };
         let good = match good {
             Ok(good) => good,
             Err(failure) if meter.calls == 0 => return Outcome::Failed(failure),
@@ -214,7 +222,10 @@ impl Llm {
             repairs: good.repairs,
         };
         match to_raw_value(&said).map(result) {
-            Ok(Ok(result)) => Outcome::Executed(Executed { result, cost, meta }),
+            Ok(Ok(result)) => {
+                let model = model(Some(&good.model));
+                Outcome::Executed(Executed { result, cost, meta, prior: None, model })
+            }
             Ok(Err(failure)) => charged(failure),
             Err(error) => charged(unusable(&error.to_string())),
         }

@@ -34,7 +34,7 @@ pub(super) async fn exchange(
     meter: &mut Meter,
 ) -> Result<Answer, Failure> {
     let provider = ask.provider;
-    let request = request(provider, body, key)?;
+    let request = request(provider, &ask.model, body, key)?;
     let progress = meter.begin(bound);
     meter.bytes_out = meter.bytes_out.saturating_add(bytes(request.body.len()));
     let within = provider.config.first_byte();
@@ -67,6 +67,7 @@ fn bytes(count: usize) -> u64 {
 
 fn request(
     provider: &Provider,
+    model: &str,
     body: String,
     key: Option<&Zeroizing<String>>,
 ) -> Result<Request, Failure> {
@@ -86,6 +87,7 @@ fn request(
     if let Some(key) = key {
         let (name, value) = match provider.config.form {
             Form::Anthropic => (HeaderName::from_static("x-api-key"), (*key).clone()),
+            Form::AzureOpenai => (HeaderName::from_static("api-key"), (*key).clone()),
             Form::Openai | Form::OpenaiResponses => {
                 (header::AUTHORIZATION, Zeroizing::new(format!("Bearer {}", key.as_str())))
             }
@@ -99,7 +101,7 @@ fn request(
     }
     Ok(Request {
         method: Method::POST,
-        target: provider.target.clone(),
+        target: provider.config.place(&provider.target, model),
         headers,
         body: Bytes::from(body),
         timeout: provider.config.total(),

@@ -20,7 +20,7 @@ use crate::{Executed, Outcome, Tools, ToolsConfig};
 
 /// A key that is nowhere by chance.
 const KEY: &str = "sk-Qz7Lm4-the-key-of-a-provider";
-const FORMS: [&str; 3] = ["openai", "openai_responses", "anthropic"];
+const FORMS: [&str; 4] = ["openai", "openai_responses", "anthropic", "azure_openai"];
 /// Micro-USD of a token: what is read, and what is written.
 const PRICES: (i64, i64) = (3, 15);
 
@@ -42,6 +42,11 @@ fn config(form: &str, url: &str, more: &Value) -> Value {
         "models": {"m-1": {"input": PRICES.0 * 1_000_000, "output": PRICES.1 * 1_000_000,
             "context": 100_000, "max_tokens": 64}},
     });
+    if form == "azure_openai" {
+        provider["base_url"] = json!(url);
+        provider["api_version"] = json!("2024-10-21");
+        provider["deployments"] = json!({"m-1": "our-model"});
+    }
     for (name, value) in more.as_object().unwrap() {
         provider[name] = value.clone();
     }
@@ -157,6 +162,11 @@ async fn every_form_is_spoken() {
             let (head, body) = peer.seen().remove(0);
             let (path, limit, list, key) = match form {
                 "openai" => ("/v1/chat/completions", "max_completion_tokens", "messages", "Bearer"),
+                "azure_openai" => {
+                    let path = "/openai/deployments/our-model/chat/completions\
+                                ?api-version=2024-10-21";
+                    (path, "max_completion_tokens", "messages", "\r\napi-key: sk-")
+                }
                 "anthropic" => ("/v1/messages", "max_tokens", "messages", "x-api-key: sk-"),
                 _ => ("/v1/responses", "max_output_tokens", "input", "Bearer"),
             };
@@ -257,7 +267,7 @@ async fn junk_is_repaired_so_often_and_no_more() {
 
         let acts = (0..4).map(|_| junk()).collect();
         let (outcome, peer) = ask(form, &json!({}), &with_schema(), acts).await;
-        let Charged { failure, cost, meta } = charged(outcome);
+        let Charged { failure, cost, meta, .. } = charged(outcome);
         assert_eq!((failure.code.as_str(), failure.retryable), ("model_output_invalid", false));
         assert_eq!(failure.category, Category::Permanent);
         assert!(!failure.message.contains("s3cret"), "{failure}");

@@ -1,6 +1,7 @@
 //! The tools as a whole, from parameters to outcome.
 
 mod catalogue;
+mod declared;
 mod egress;
 mod email;
 mod files;

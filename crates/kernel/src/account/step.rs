@@ -6,6 +6,7 @@ use super::{Account, Alert, Change, Hold, Input, Measure, Opening, Purpose};
 use crate::ids::{AccountId, ActionId};
 use crate::limits;
 use crate::machine::Refusal;
+use crate::plan::FUNDING_ACCOUNT;
 use crate::units::{Unit, Units};
 use crate::values::MicroUsd;
 
@@ -112,6 +113,10 @@ impl Account {
         // Whatever came from elsewhere could not go back to where it belongs.
         if self.parent.as_ref().is_some_and(|parent| *parent != from) {
             return Err(Refusal::InvalidInput("an account gets what the one above it allots"));
+        }
+        // What comes from outside would stay there for ever.
+        if self.closed && from.as_str() == FUNDING_ACCOUNT {
+            return Err(Refusal::AccountClosed { account: self.id.clone() });
         }
         let credits = self.credits.0.checked_add(amount.0).ok_or(Refusal::Overflow)?;
         let counted = self.units.credits.checked_add(&units).ok_or(Refusal::Overflow)?;

@@ -1,6 +1,8 @@
 //! What the changes of an action fold to.
 
-use super::{Action, Change, FailureCode, INTERRUPTED, LOST, Open, Outcome, Scope, Status};
+use super::{
+    Action, Change, FailureCode, INTERRUPTED, LOST, Open, Outcome, Reversal, Scope, Status,
+};
 use crate::decision::Effect;
 use crate::ids::ActionId;
 use crate::machine::Applied;
@@ -31,6 +33,7 @@ pub fn apply(state: &mut Option<Action>, change: &Change, applied: &Applied<'_>)
             spent: MicroUsd::ZERO,
             used: Units::NONE,
             open: Open::default(),
+            reversal: None,
             requested_at: applied.time,
             updated_at: applied.time,
             receipts: Vec::new(),
@@ -97,6 +100,13 @@ impl Action {
             }
             Change::Canceled { .. } => self.close(Status::Canceled),
             Change::Expired {} => self.close(Status::Expired),
+            Change::ReversalBegun { by } => {
+                self.reversal = Some(Reversal { by: by.clone(), done: false });
+            }
+            Change::Reversed { by } => {
+                self.reversal = Some(Reversal { by: by.clone(), done: true });
+            }
+            Change::ReversalEnded { .. } => self.reversal = None,
         }
     }
 
@@ -158,5 +168,7 @@ pub(crate) fn failed(failure: &FailureCode) -> Outcome {
         is_error: false,
         isolation: None,
         attestation: None,
+        prior: None,
+        model: None,
     }
 }

@@ -1,6 +1,6 @@
 //! Which changes an input makes to an action, or why it makes none.
 
-use super::{Action, Attempt, Change, FailureCode, Input, LOST, Outcome, Status};
+use super::{Action, Attempt, Change, FailureCode, Input, LOST, Outcome, Status, reversal};
 use crate::decision::{Decision, Effect, Phase};
 use crate::failure::Category;
 use crate::ids::ApprovalId;
@@ -75,6 +75,7 @@ pub fn step(action: Option<&Action>, input: Input, now: Timestamp) -> Result<Vec
             }
             Ok(vec![Change::Expired {}])
         }
+        Input::Undo { by, to } => reversal::step(action, by, to).map(|c| vec![c]),
     }
 }
 
@@ -260,6 +261,8 @@ impl Action {
             is_error: false,
             isolation: None,
             attestation: None,
+            prior: None,
+            model: None,
         };
         Ok(Change::Finished { attempt, outcome })
     }

@@ -1,6 +1,8 @@
 //! Checking a bundle, or a single receipt. Nothing that is read here is trusted, and nothing of it
 //! can make this fail but with a sentence.
 
+mod of_run;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -8,10 +10,11 @@ use serde::Serialize;
 use super::names::{any_index, known, receipt_index, tile_of};
 use super::{Error, Files, Manifest, archive};
 use crate::limits;
+use crate::machine::Stream;
 use crate::note::{Checkpoint, Note, VerifierKey};
 use crate::pem;
 use crate::proof::TlogProof;
-use crate::receipt::{ChainEnd, STATEMENT_TYPE, Statement};
+use crate::receipt::{ChainEnd, STATEMENT_TYPE, Statement, Transition};
 use crate::signing_key::{Handover, KeyRange, KeyRanges, LogKeys};
 use crate::tile::{self, Tile};
 use crate::tree::{self, Frontier};
@@ -103,6 +106,8 @@ struct Receipt {
     leaf: Digest,
     key_id: Digest,
     handover: Option<Handover>,
+    /// Where the bundle is about a run.
+    transitions: Vec<Transition>,
 }
 
 /// The log as its signed checkpoint has it.
@@ -127,6 +132,7 @@ pub fn verify_files(
     check.manifest(log.as_ref(), ranges.as_ref());
     check.policies();
     if let Some(log) = &log {
+        check.run(&receipts, &log.checkpoint.origin);
         check.tiles(&log.checkpoint, &receipts, ranges.as_ref());
     }
     BundleReport {
@@ -144,6 +150,8 @@ struct Check<'a> {
     logs: LogKeys,
     errors: Vec<Error>,
     trust: Option<Trust>,
+    /// What the run is made of that the bundle is about.
+    of_run: BTreeSet<Stream>,
 }
 
 impl<'a> Check<'a> {
@@ -154,7 +162,8 @@ impl<'a> Check<'a> {
     ) -> Self {
         let logs = pinned.map(|pinned| pinned.logs.clone()).unwrap_or_default();
         let (keys, errors) = (Keys::default(), Vec::new());
-        let mut check = Self { files, verifier, keys, logs, errors, trust: None };
+        let of_run = BTreeSet::new();
+        let mut check = Self { files, verifier, keys, logs, errors, trust: None, of_run };
         let given = pinned.filter(|pinned| !pinned.keys.is_empty());
         for spki in given.iter().flat_map(|pinned| &pinned.keys) {
             check.keys.insert(spki, given.map_or(Trust::Unknown, |pinned| pinned.trust));
@@ -354,6 +363,9 @@ impl<'a> Check<'a> {
         }) {
             self.error(Error::ManifestCheckpoint);
         }
+        if contents.content != super::content(self.files) {
+            self.error(Error::ManifestContent);
+        }
         let full = self.files.keys().any(|path| path.starts_with("log/tile/entries/"));
         let receipts = self.files.keys().filter_map(|path| receipt_index(path)).count();
         if full != contents.full_log || u64::try_from(receipts) != Ok(contents.receipts) {
@@ -413,7 +425,12 @@ impl<'a> Check<'a> {
         }
         let digest = Digest::of(&verified.payload);
         let (prev, time) = (position.prev, statement.predicate.time_us);
-        Some(Receipt { prev, digest, time, leaf, key_id: verified.key_id, handover })
+        let transitions = match self.files.contains_key(super::RUN) {
+            true => statement.predicate.transitions,
+            false => Vec::new(),
+        };
+        let key_id = verified.key_id;
+        Some(Receipt { prev, digest, time, leaf, key_id, handover, transitions })
     }
 
     /// Neighbours must follow one another.
@@ -534,7 +551,10 @@ impl<'a> Check<'a> {
                 let fits = end
                     .follow(&verified.payload)
                     .map_err(|error| Error::Receipt { name: name.clone(), error })
-                    .and_then(|statement| signed_by(&verified, index, &statement, ranges));
+                    .and_then(|statement| {
+                        self.not_omitted(index, &statement)?;
+                        signed_by(&verified, index, &statement, ranges)
+                    });
                 if let Err(error) = fits {
                     return self.error(error);
                 }

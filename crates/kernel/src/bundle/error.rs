@@ -1,5 +1,6 @@
 //! What can be wrong with evidence.
 
+use super::run;
 use crate::{proof, receipt, signing_key, tile, verify};
 
 /// What is wrong with a bundle, or with a receipt by itself.
@@ -20,6 +21,12 @@ pub enum Error {
     /// A key file of another key, or of none.
     #[error("{0} is not the key that its name says")]
     KeyName(String),
+    /// The receipts do not tell of the run, or tell something else.
+    #[error(transparent)]
+    Run(run::Error),
+    /// The manifest says that it is about something else.
+    #[error("the manifest has another digest of what the bundle is about")]
+    ManifestContent,
     /// The costs are not JSON.
     #[error("cost.json is not JSON")]
     Cost,
@@ -154,6 +161,8 @@ impl Error {
             Self::Missing(_) => "bundle_file_missing",
             Self::Unknown(_) => "bundle_file_unknown",
             Self::KeyName(_) => "bundle_key_name",
+            Self::Run(error) => error.code(),
+            Self::ManifestContent => "bundle_manifest_content",
             Self::Cost => "bundle_cost",
             Self::Sums => "bundle_sums",
             Self::Changed(_) => "bundle_file_changed",

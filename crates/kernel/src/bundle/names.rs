@@ -31,9 +31,8 @@ pub(super) fn tile_of(path: &str) -> Option<Tile> {
 
 /// Whether a bundle has files of this name.
 pub(super) fn known(path: &str) -> bool {
-    let fixed =
-        [super::CHECKPOINT, super::VKEY, super::COST, super::MANIFEST, super::SUMS, super::VERIFY];
-    fixed.contains(&path)
+    use super::{CHECKPOINT, COST, MANIFEST, RUN, SUMS, VERIFY, VKEY};
+    [CHECKPOINT, VKEY, COST, RUN, MANIFEST, SUMS, VERIFY].contains(&path)
         || any_index(path).is_some()
         || tile_of(path).is_some()
         || digest(path, "keys/", ".pem").is_some()

@@ -2,7 +2,7 @@
 
 use crate::account;
 use crate::failure::{Category, Failure};
-use crate::ids::AccountId;
+use crate::ids::{AccountId, ActionId};
 use crate::units::Unit;
 
 /// Why a machine refuses an input.
@@ -145,6 +145,21 @@ pub enum Refusal {
     /// Somebody else was faster.
     #[error("it has changed since it was read: read it again")]
     Moved,
+    /// Nothing was kept that would undo it.
+    #[error("it cannot be undone: it had no effect, or its tool keeps nothing to undo it with")]
+    NotReversible,
+    /// An action is undone once.
+    #[error("`{by}` has undone it")]
+    AlreadyReversed {
+        /// The action that did.
+        by: ActionId,
+    },
+    /// One action at a time undoes another.
+    #[error("`{by}` is about to undo it")]
+    ReversalPending {
+        /// The action that does.
+        by: ActionId,
+    },
     /// An input for one kind of thing was sent to another.
     #[error("the input does not fit the kind of thing")]
     KindMismatch,
@@ -192,6 +207,9 @@ impl Refusal {
             Self::Duplicate { .. } => ("duplicate", Category::Conflict),
             Self::KeyReused => ("idempotency_conflict", Category::Conflict),
             Self::Moved => ("version_conflict", Category::Conflict),
+            Self::NotReversible => ("not_reversible", Category::Conflict),
+            Self::AlreadyReversed { .. } => ("already_reversed", Category::Conflict),
+            Self::ReversalPending { .. } => ("reversal_pending", Category::Conflict),
             Self::KindMismatch => ("kind_mismatch", Category::Internal),
         }
     }

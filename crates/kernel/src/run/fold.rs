@@ -27,11 +27,16 @@ pub fn apply(state: &mut Option<Run>, change: &Change, applied: &Applied<'_>) {
             ended_at: None,
             first_receipt: applied.index,
             last_receipt: applied.index,
+            receipts: Vec::new(),
+            content_dropped: false,
         });
     }
     let Some(run) = state else { return };
     run.updated_at = applied.time;
     run.last_receipt = applied.index;
+    if run.receipts.last() != Some(&applied.index) {
+        run.receipts.push(applied.index);
+    }
     run.fold(change, applied.time);
 }
 
@@ -52,7 +57,7 @@ impl Run {
                     (step.wait_until, step.failure) = (None, None);
                 }
             }
-            Change::StepMoved { step, to, state, cost, failure, wait_until, .. } => {
+            Change::StepMoved { step, to, state, cost, failure, wait_until, approved, .. } => {
                 add(&mut self.cost, *cost);
                 let iterations = self.iterations(step);
                 if let Some(step) = self.step_mut(step) {
@@ -60,6 +65,7 @@ impl Run {
                     step.moved(*to, *state, iterations);
                     step.failure = failure.clone();
                     step.wait_until = *wait_until;
+                    step.approved = step.approved.saturating_add(u32::from(*approved));
                 }
                 self.fail_with(step);
             }
@@ -96,7 +102,10 @@ impl Run {
             Change::Ended { status, failure } => self.end(*status, failure.clone(), time),
             Change::Replayed { from, .. } => self.replay(from),
             Change::Discarded { .. } => self.status = Status::FailedTerminal,
+            Change::Spent { cost, .. } => add(&mut self.cost, *cost),
+            Change::Wrote { .. } => self.writes = self.writes.saturating_add(1),
             Change::Settled {} => self.settled = true,
+            Change::ContentDropped {} => self.content_dropped = true,
         }
         self.status = self.derived();
     }

@@ -22,10 +22,12 @@ pub struct Report {
     pub status: action::Status,
     /// Why it did not end well.
     pub failure: Option<FailureCode>,
-    /// What it cost.
+    /// What all its attempts cost, once it has ended.
     pub cost: MicroUsd,
     /// Whether it writes.
     pub writes: bool,
+    /// Whether people approved it, other than in an emergency.
+    pub approved: bool,
     /// Whether another action may be asked for in its place: it surely failed, in a way that may
     /// pass, and was not repeated.
     pub again: bool,
@@ -45,6 +47,10 @@ pub fn standing(state: Option<&State>) -> Option<action::Status> {
 /// carries out a command of an action carries out this one in the same commit.
 pub fn follow(before: Option<action::Status>, after: Option<&State>) -> Option<Command> {
     let Some(State::Action(after)) = after else { return None };
+    if let Some(run) = &after.request.within {
+        let input = within(before, after)?;
+        return Some(Command::new(Kind::Run, run.as_str(), MachineInput::Run(input)));
+    }
     let step = after.request.step.as_ref()?;
     if before == Some(after.status) {
         return None;
@@ -55,6 +61,18 @@ pub fn follow(before: Option<action::Status>, after: Option<&State>) -> Option<C
     }
     let input = Input::Follow(Box::new(report(after, step)));
     Some(Command::new(Kind::Run, step.run.as_str(), MachineInput::Run(input)))
+}
+
+/// What a run hears of an action that the code of one of its steps asked for.
+fn within(before: Option<action::Status>, after: &Action) -> Option<Input> {
+    let (action, writes) = (after.id.clone(), after.request.units.get(Unit::Writes) > 0);
+    if before.is_none() {
+        let asked = writes && after.status != action::Status::Denied;
+        return asked.then_some(Input::Write { action });
+    }
+    let ends = after.status.is_final() && !before.is_some_and(action::Status::is_final);
+    let cost = after.outcome.as_ref().filter(|_| ends).map_or(MicroUsd::ZERO, |o| o.cost);
+    (cost > MicroUsd::ZERO).then_some(Input::Spend { action, cost })
 }
 
 /// Where `action` stands, for its step.
@@ -93,8 +111,9 @@ pub fn report(action: &Action, step: &StepRef) -> Report {
         action: action.id.clone(),
         status: action.status,
         failure,
-        cost: outcome.filter(|_| action.status.is_final()).map_or(MicroUsd::ZERO, |o| o.cost),
+        cost: if action.status.is_final() { action.spent } else { MicroUsd::ZERO },
         writes: action.request.units.get(Unit::Writes) > 0,
+        approved: action.approval_used && !action.broken_glass,
         again,
         later_ms,
     }

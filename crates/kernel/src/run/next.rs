@@ -11,6 +11,7 @@ use crate::ids::StepId;
 use crate::json::RawJson;
 use crate::limits;
 use crate::values::Timestamp;
+use crate::workflow::claims::Claims;
 use crate::workflow::template::{self, Context, Unrendered};
 use crate::workflow::{Plan, Step};
 
@@ -23,6 +24,8 @@ pub enum Next {
         index: usize,
         /// The parameters of the tool.
         params: RawJson,
+        /// What the step says of itself.
+        claims: Option<Claims>,
     },
     /// Its condition does not hold.
     Skip {
@@ -87,8 +90,12 @@ fn start(step: &Step, index: usize, timed: bool, context: &Context<'_>, now: Tim
         Ok(params) => params,
         Err(error) => return refuse(Unrendered::code(&error)),
     };
+    let claims = match step.claims.as_ref().map(|claims| claims.render(context)).transpose() {
+        Ok(claims) => claims,
+        Err(error) => return refuse(error.code()),
+    };
     if step.tool.as_str() != TIMER || timed {
-        return Next::Start { index, params };
+        return Next::Start { index, params, claims };
     }
     match Timer::of(&params) {
         Some(timer) => Next::Wait { index, until: timer.until(now) },

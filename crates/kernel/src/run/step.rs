@@ -26,6 +26,9 @@ pub fn step(run: Option<&Run>, input: Input, now: Timestamp) -> Result<Vec<Chang
             Ok(vec![Change::Admitted {}])
         }
         Input::Follow(report) => run.follow(*report, now),
+        Input::Write { action } => run.wrote(action),
+        // A fact, also of a run that has ended.
+        Input::Spend { action, cost } => Ok(vec![Change::Spent { action, cost }]),
         Input::Skip { step } => {
             run.startable_step(&step)?;
             Ok(run.with(Change::StepSkipped { step }, now))
@@ -67,7 +70,8 @@ pub fn step(run: Option<&Run>, input: Input, now: Timestamp) -> Result<Vec<Chang
             Ok(vec![Change::Discarded { by }])
         }
         Input::Settle {} if run.owes() => Ok(vec![Change::Settled {}]),
-        Input::Settle {} => Err(Refusal::State(run.status.as_str())),
+        Input::DropContent {} if run.leaves_content() => Ok(vec![Change::ContentDropped {}]),
+        Input::Settle {} | Input::DropContent {} => Err(Refusal::State(run.status.as_str())),
     }
 }
 
@@ -154,6 +158,9 @@ impl Run {
         let index = self.position(&report.step).ok_or(Refusal::Absent)?;
         let (spec, step) = self.at(index)?;
         if step.action.as_ref() == Some(&report.action) {
+            if let Some(change) = self.made_known(spec, step, &report) {
+                return Ok(vec![change]);
+            }
             // What a run that has ended, or a step that goes on without it, still hears of an
             // action changes nothing there.
             let listens = matches!(step.status, StepStatus::Running | StepStatus::WaitingApproval)
@@ -167,6 +174,32 @@ impl Run {
             return Ok(Vec::new());
         }
         self.started(report, now)
+    }
+
+    /// Code of a step writes: one of the calls that may.
+    fn wrote(&self, action: ActionId) -> Result<Vec<Change>, Refusal> {
+        self.open()?;
+        if self.request.writes_max.is_some_and(|max| self.writes >= max) {
+            return Err(Refusal::WritesExceeded);
+        }
+        Ok(vec![Change::Wrote { action }])
+    }
+
+    /// What an action came to that nobody knew the end of when the run ended: it costs what it
+    /// cost, and moves nothing.
+    fn made_known(&self, spec: &StepSpec, step: &Step, report: &Report) -> Option<Change> {
+        let late = self.status.has_ended() && step.in_doubt && report.status.is_final();
+        (late && report.cost > MicroUsd::ZERO).then(|| Change::StepMoved {
+            step: spec.id.clone(),
+            iteration: report.iteration,
+            action: report.action.clone(),
+            to: step.status,
+            state: report.status,
+            cost: report.cost,
+            failure: step.failure.clone(),
+            wait_until: None,
+            approved: false,
+        })
     }
 
     fn started(&self, report: Report, now: Timestamp) -> Result<Vec<Change>, Refusal> {
@@ -241,6 +274,7 @@ impl Run {
             return None;
         }
         let step = spec.id.clone();
+        let approved = report.approved && to == StepStatus::Succeeded;
         Some(Change::StepMoved {
             step,
             iteration,
@@ -250,6 +284,7 @@ impl Run {
             cost,
             failure,
             wait_until,
+            approved,
         })
     }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::failure::Category;
 use crate::ids::ToolId;
 use crate::json::RawJson;
+use crate::limits;
 use crate::tool::Manifest;
 use crate::values::{MicroUsd, Timestamp};
 
@@ -157,6 +158,12 @@ pub struct History {
 }
 
 impl History {
+    /// How long half of the attempts take, where there were enough and they are to be believed.
+    pub fn usual_ms(&self) -> Option<u64> {
+        let known = self.latency().filter(|_| self.attempts >= limits::HISTORY_MIN)?;
+        Some(known.p50)
+    }
+
     /// How long an attempt takes, where that can be said.
     pub(super) fn latency(&self) -> Option<Spread> {
         self.latency.filter(|_| self.latency_disabled_until.is_none())

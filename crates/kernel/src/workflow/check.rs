@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::claims::Claims;
 use super::template::{self, Reference, Source};
-use super::{Draft, Refused, Step, StepId, Why, is_name};
+use super::{Draft, MODEL_TOOL, Refused, Step, StepId, Why, is_name};
 use crate::{json, limits};
 
 pub(super) fn check(draft: &Draft) -> Result<(), Refused> {
@@ -26,6 +27,7 @@ pub(super) fn check(draft: &Draft) -> Result<(), Refused> {
             check_group(&draft.steps, index, group).map_err(|why| Refused::at(at("group"), why))?;
         }
         check_step(step).map_err(|(field, why)| Refused::at(at(field), why))?;
+        check_model(draft, step).map_err(|(field, why)| Refused::at(at(field), why))?;
         let scope = Scope { steps: &draft.steps, index, seen: &seen };
         scope.check(step).map_err(|(field, why)| Refused::at(at(&field), why))?;
         seen.insert(&step.id, index);
@@ -101,6 +103,28 @@ fn check_step(step: &Step) -> Result<(), (&'static str, Why)> {
     if step.approval.as_ref().is_some_and(|demand| !demand.well_formed()) {
         return Err(("approval", Why::Approval));
     }
+    if step.claims.as_ref().is_some_and(|claims| !claims.is_within_limits()) {
+        return Err(("claims", Why::Claims));
+    }
+    Ok(())
+}
+
+/// A step that names a model outright names the one of the plan. What a template stands for is
+/// compared when the step runs.
+fn check_model(draft: &Draft, step: &Step) -> Result<(), (&'static str, Why)> {
+    let Some(pin) = draft.model_pin.as_ref().filter(|_| step.tool.as_str() == MODEL_TOOL) else {
+        return Ok(());
+    };
+    let params = step.params.to_value();
+    for (field, name, own) in
+        [("params.provider", "provider", &pin.provider), ("params.model", "model", &pin.model)]
+    {
+        let given = params.get(name).and_then(Value::as_str);
+        if given.is_some_and(|given| given != own && !given.contains(template::OPEN)) {
+            let pinned = format!("{}/{}", pin.provider, pin.model);
+            return Err((field, Why::OtherModel { pinned }));
+        }
+    }
     Ok(())
 }
 
@@ -119,6 +143,9 @@ impl Scope<'_> {
         }
         let mut left = limits::TEMPLATES_PER_STEP_MAX;
         self.value(&params, &mut "params".to_owned(), &mut left)?;
+        for text in step.claims.iter().flat_map(Claims::texts) {
+            self.text(text, &mut left).map_err(|why| ("claims".to_owned(), why))?;
+        }
         let of_condition = step.when.iter().flat_map(|condition| condition.references());
         for reference in of_condition {
             self.reference(reference).map_err(|why| ("when".to_owned(), why))?;

@@ -3,8 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::claims::Claims;
 use super::condition::Condition;
-use super::{Draft, ModelPin, Plan, Refused, Retry, Step, StepId, Trigger, Why};
+use super::{Draft, ModelPin, Plan, Refused, Retention, Retry, Step, StepId, Trigger, Why};
 use crate::decision::ApprovalDemand;
 use crate::ids::ToolId;
 use crate::json::RawJson;
@@ -53,6 +54,9 @@ pub struct Spec {
     /// What starts it.
     #[serde(default)]
     pub triggers: Vec<Trigger>,
+    /// What becomes of the content of its runs.
+    #[serde(default)]
+    pub content_retention: Option<Retention>,
     /// Its steps.
     pub steps: Vec<DocumentStep>,
 }
@@ -119,6 +123,9 @@ pub struct DocumentStep {
     /// Who must approve it.
     #[serde(default)]
     pub approval: Option<ApprovalDemand>,
+    /// What it says of itself; texts may be templates.
+    #[serde(default)]
+    pub claims: Option<Claims>,
 }
 
 fn once() -> u32 {
@@ -144,6 +151,7 @@ impl Document {
             risk_tier: Some(self.spec.risk_tier.into()),
             model_pin: self.spec.model_pin,
             triggers: self.spec.triggers,
+            content_retention: self.spec.content_retention,
             steps: steps.collect::<Result<_, Refused>>()?,
         };
         Plan::new(draft).map_err(in_document)
@@ -172,6 +180,7 @@ impl DocumentStep {
             timeout_ms: self.timeout_ms,
             group: self.group,
             approval: self.approval,
+            claims: self.claims,
         })
     }
 }

@@ -82,6 +82,7 @@ pub fn compile(list: &[SkillStep]) -> Result<Plan, Refused> {
             timeout_ms: None,
             group: None,
             approval: None,
+            claims: None,
         })
     });
     let draft = Draft {
@@ -90,6 +91,7 @@ pub fn compile(list: &[SkillStep]) -> Result<Plan, Refused> {
         risk_tier: None,
         model_pin: None,
         triggers: Vec::new(),
+        content_retention: None,
         steps: steps.collect::<Result<_, Refused>>()?,
     };
     Plan::new(draft).map_err(|refused| refused.in_list("plan"))

@@ -60,7 +60,13 @@ impl Onlooker {
 
     fn action(&mut self, world: &World, id: &ActionId, change: &action::Change) {
         let before = self.statuses.get(id).copied();
-        assert!(before.is_none_or(|status| !status.is_final()), "{id} was {before:?}: {change:?}");
+        let open = match change {
+            action::Change::ReversalBegun { .. }
+            | action::Change::Reversed { .. }
+            | action::Change::ReversalEnded { .. } => before == Some(Status::Executed),
+            _ => before.is_none_or(|status| !status.is_final()),
+        };
+        assert!(open, "{id} was {before:?}: {change:?}");
         match change {
             action::Change::Decided { decision, principal_revision, approval, .. } => {
                 let decided = Decided {
@@ -170,6 +176,7 @@ impl Onlooker {
         self.check_holds(world);
         check_meters(world);
         check_approvals(world);
+        check_reversals(world);
     }
 
     /// Money is set aside for exactly the attempts that run and those of unknown outcome.
@@ -240,6 +247,23 @@ fn check_meters(world: &World) {
     assert_eq!(metered.money.0, cost, "metered is not what it cost");
     assert_eq!(metered.actions, world.actions().count() as u64);
     assert_eq!([metered.executed, metered.failed, metered.denied], ended);
+}
+
+/// Of all actions that would undo one, at most one has had its effect or may have it yet; the
+/// undone one knows it.
+fn check_reversals(world: &World) {
+    for undone in world.actions() {
+        let undo = world.actions().filter(|a| a.request.reverses.as_ref() == Some(&undone.id));
+        let takes = |status| {
+            let nothing = [Status::Denied, Status::Failed, Status::Canceled, Status::Expired];
+            !nothing.contains(&status)
+        };
+        let taken: Vec<_> = undo.filter(|a| takes(a.status)).collect();
+        assert!(taken.len() <= 1, "{} is undone by {taken:?}", undone.id);
+        let known = undone.reversal.as_ref().map(|reversal| (&reversal.by, reversal.done));
+        let wanted = taken.first().map(|a| (&a.id, a.status == Status::Executed));
+        assert_eq!(known, wanted, "{}", undone.id);
+    }
 }
 
 /// Nobody waits for an approval that is closed, and no approval is open that nobody waits for.

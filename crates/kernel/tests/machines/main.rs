@@ -10,6 +10,7 @@
 mod invariants;
 mod ops;
 mod redecide;
+mod undo;
 mod world;
 
 use kernel::machine::{self, Applied, Change, State};

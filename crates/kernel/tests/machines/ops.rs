@@ -78,6 +78,8 @@ pub(crate) struct Ask {
     pub(crate) idempotent: bool,
     pub(crate) key: Option<(u8, u8)>,
     pub(crate) refused: bool,
+    /// Among the actions that there are: the one that it undoes.
+    pub(crate) reverses: Option<usize>,
 }
 
 /// One thing that happens. A number picks among the actions or approvals that there are; `stale`
@@ -165,17 +167,21 @@ fn ask() -> impl Strategy<Value = Ask> {
         any::<bool>(),
         prop::option::of((0..3u8, 0..2u8)),
         prop::bool::weighted(0.1),
+        prop::option::weighted(0.4, any::<usize>()),
     )
-        .prop_map(|(says, plan, chain, estimate, account, idempotent, key, refused)| Ask {
-            says,
-            plan,
-            chain,
-            estimate,
-            account,
-            idempotent,
-            key,
-            refused,
-        })
+        .prop_map(
+            |(says, plan, chain, estimate, account, idempotent, key, refused, reverses)| Ask {
+                says,
+                plan,
+                chain,
+                estimate,
+                account,
+                idempotent,
+                key,
+                refused,
+                reverses,
+            },
+        )
 }
 
 fn finish() -> impl Strategy<Value = Op> {
@@ -347,6 +353,7 @@ impl World {
             estimate: MicroUsd(ask.estimate),
             account: ask.account.map(|which| world::account(ACCOUNTS[which])),
             idempotent: ask.idempotent,
+            reverses: ask.reverses.and_then(|which| Some(self.pick(&which, false)?.id)),
             ..world::request(ask.plan, world::chain(ask.chain))
         });
         let reserve = ask.key.map(|(key, body)| {
@@ -442,5 +449,7 @@ pub(crate) fn outcome(status: Status, cost: i64, category: Category) -> Outcome 
         is_error: false,
         isolation: None,
         attestation: None,
+        prior: (!failed).then(|| Digest::of(b"prior")),
+        model: None,
     }
 }

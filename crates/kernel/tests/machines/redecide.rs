@@ -15,9 +15,9 @@ fn says(effect: Effect, quorum: u32) -> Says {
 }
 
 fn ask(says: Says, key: Option<(u8, u8)>) -> Op {
-    let idempotent = true;
+    let (idempotent, reverses) = (true, None);
     let (plan, chain, estimate, account, refused) = (0, 0, 0, None, false);
-    Op::Submit(Ask { says, plan, chain, estimate, account, idempotent, key, refused })
+    Op::Submit(Ask { says, plan, chain, estimate, account, idempotent, key, refused, reverses })
 }
 
 fn happen(world: &mut World, op: &Op) {

@@ -80,7 +80,9 @@ impl World {
                 self.fold(&mut state, &transition);
                 transitions.push(transition);
             }
-            following = kernel::run::follow(before, state.as_ref());
+            let after = state.as_ref();
+            following = kernel::run::follow(before, after)
+                .or_else(|| kernel::action::follow(before, after));
             states.extend(state.map(|state| (stream, state)));
         }
         if transitions.is_empty() {
@@ -204,7 +206,9 @@ pub(crate) fn request(plan: u8, actors: ActorChain) -> Request {
         idempotent: true,
         timeout_ms: 1_000,
         step: None,
+        within: None,
         max_attempts: None,
+        reverses: None,
     }
 }
 

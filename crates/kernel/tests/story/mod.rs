@@ -1,10 +1,15 @@
 //! Three logs in which every type of transition happens.
 
+mod connectors;
+pub(crate) mod hooks;
 mod mcp;
 mod money;
 mod people;
 pub(crate) mod runs;
 pub(crate) mod sandbox;
+pub(crate) mod transfers;
+pub(crate) mod undo;
+pub(crate) mod workflows;
 
 use std::collections::BTreeSet;
 
@@ -32,7 +37,7 @@ use kernel::units::{Unit, Units};
 use kernel::values::{Digest, MicroUsd, Shared, Timestamp};
 
 /// The type of every transition.
-pub(crate) const TYPES: [&str; 75] = [
+pub(crate) const TYPES: [&str; 79] = [
     "action.requested",
     "action.decided",
     "action.approved",
@@ -108,6 +113,10 @@ pub(crate) const TYPES: [&str; 75] = [
     "wasm_tool.bound",
     "wasm_tool.granted",
     "wasm_tool.revoked",
+    "connector.installed",
+    "connector.configured",
+    "connector.enabled",
+    "connector.disabled",
 ];
 
 /// The time that is `second` seconds after the first receipt.
@@ -121,7 +130,7 @@ pub(crate) fn logs() -> Vec<(LogId, Vec<Body>)> {
     let workspace = LogId::Workspace(tenant(), WorkspaceId::new("ops").unwrap());
     vec![
         (workspace, numbered(workspace_commits())),
-        (LogId::Control(tenant()), numbered(control_commits())),
+        (LogId::Control(tenant()), numbered([control_commits(), workflows::commits()].concat())),
         (LogId::System, numbered(system_commits())),
     ]
 }
@@ -174,6 +183,9 @@ fn workspace_commits() -> Vec<Vec<Told>> {
     commits.extend(staged_and_broken());
     commits.extend(money::allotted_and_given_back());
     commits.extend(runs::commits());
+    commits.extend(undo::commits());
+    commits.extend(hooks::cards());
+    commits.extend(transfers::commits());
     commits
 }
 
@@ -224,7 +236,9 @@ fn request() -> Shared<Request> {
         idempotent: true,
         timeout_ms: 30_000,
         step: None,
+        within: None,
         max_attempts: None,
+        reverses: None,
     })
 }
 
@@ -412,6 +426,8 @@ fn unknown_and_reconciled() -> Vec<Vec<Told>> {
         is_error: false,
         isolation: None,
         attestation: None,
+        prior: None,
+        model: None,
     };
     let (status, cost, by) = (Status::Executed, MicroUsd::ZERO, principal("u_3"));
     vec![
@@ -551,5 +567,6 @@ fn control_commits() -> Vec<Vec<Told>> {
     ]
     .into_iter()
     .chain(people::commits())
+    .chain(connectors::commits())
     .collect()
 }

@@ -24,6 +24,8 @@ pub(super) fn approved_and_repeated() -> Vec<Vec<Told>> {
         is_error: false,
         isolation: None,
         attestation: Some(sandbox::attestation().into()),
+        prior: None,
+        model: None,
     };
     let redecided = Action::Decided {
         phase: Phase::Execute,

@@ -30,5 +30,6 @@ pub(super) fn commits() -> Vec<Vec<Told>> {
     .into_iter()
     .chain(super::mcp::commits())
     .chain(super::sandbox::commits())
+    .chain(super::hooks::triggers())
     .collect()
 }

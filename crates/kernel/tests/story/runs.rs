@@ -2,15 +2,16 @@
 
 use kernel::action::{self, FailureCode};
 use kernel::failure::Category;
-use kernel::ids::{AccountId, ActionId, EnvironmentId, RunId, StepId};
+use kernel::ids::{AccountId, ActionId, EnvironmentId, ReleaseId, RunId, StepId, WorkflowId};
 use kernel::machine::{Change, Kind};
-use kernel::run::{Change as Run, Request, Status, StepSpec, StepStatus, Trigger};
+use kernel::release::Ring;
+use kernel::run::{Change as Run, Pinned, Request, Status, StepSpec, StepStatus, Trigger};
 use kernel::values::{Digest, MicroUsd, Shared};
 
 use super::{Told, actors, budget, principal, time};
 
 /// The type of every transition of a run.
-pub(crate) const TYPES: [&str; 14] = [
+pub(crate) const TYPES: [&str; 17] = [
     "run.requested",
     "run.admitted",
     "run.step_started",
@@ -25,6 +26,9 @@ pub(crate) const TYPES: [&str; 14] = [
     "run.replayed",
     "run.discarded",
     "run.settled",
+    "run.wrote",
+    "run.spent",
+    "run.content_dropped",
 ];
 
 fn step(id: &str) -> StepId {
@@ -52,7 +56,21 @@ fn request(of: Option<&str>) -> Shared<Request> {
         budget: of.is_none().then_some(MicroUsd(10_000)),
         writes_max: of.is_none().then_some(5),
         deadline: of.is_none().then(|| time(86_400)),
+        release: of.is_none().then(pinned),
+        metadata_only: of.is_none(),
     })
+}
+
+fn pinned() -> Pinned {
+    Pinned {
+        workflow: WorkflowId::new("triage").unwrap(),
+        version: "1.1.0".parse().unwrap(),
+        digest: Digest::of(b"triage 1.1.0"),
+        release: Some(ReleaseId::new("rel_2").unwrap()),
+        ring: Some(Ring::Canary { percent: 10 }),
+        policy_revision: 1,
+        model_pin: None,
+    }
 }
 
 fn started(name: &str, action: &str) -> Run {
@@ -71,6 +89,7 @@ fn moved(name: &str, action: &str, to: StepStatus, state: action::Status) -> Run
         cost: MicroUsd(if to == StepStatus::Succeeded { 250 } else { 0 }),
         failure: failed.then(failure),
         wait_until: (to == StepStatus::Ready).then(|| time(90)),
+        approved: name == "left" && to == StepStatus::Succeeded,
     }
 }
 
@@ -97,11 +116,14 @@ pub(super) fn commits() -> Vec<Vec<Told>> {
         started("read", "act_32"),
         moved("read", "act_32", Succeeded, Action::Executed),
         started("left", "act_33"),
+        Run::Wrote { action: ActionId::new("act_35").unwrap() },
+        Run::Spent { action: ActionId::new("act_35").unwrap(), cost: MicroUsd(40) },
         moved("left", "act_33", WaitingApproval, Action::AwaitingApproval),
         Run::StepSkipped { step: step("right") },
         moved("left", "act_33", Succeeded, Action::Executed),
         Run::Ended { status: Status::Succeeded, failure: None },
         Run::Settled {},
+        Run::ContentDropped {},
     ];
     let badly = vec![
         Run::Requested(request(Some("run_1"))),

@@ -53,7 +53,11 @@ pub(super) fn store_error(error: &tokio_postgres::Error) -> Error {
             format!("{error}{}", cause.unwrap_or_default())
         }
     };
-    Error::Store(text)
+    match error.code() {
+        // The statement's transaction is rolled back.
+        Some(&SqlState::DISK_FULL) => Error::Full(text),
+        _ => Error::Store(text),
+    }
 }
 
 /// Whether the connection, rather than the statement, is what failed.

@@ -24,7 +24,7 @@ fn request(selection: Selection, full_log: bool) -> ExportRequest {
         full_log,
         policies: vec![(Digest::of(&policy), policy)],
         cost: serde_json::json!({"total_micro_usd": "12"}),
-        created_at: START,
+        run: None,
     }
 }
 

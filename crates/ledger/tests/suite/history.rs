@@ -18,7 +18,7 @@ fn request(from: u64, to: u64) -> ExportRequest {
         full_log: false,
         policies: Vec::new(),
         cost: serde_json::json!({}),
-        created_at: START,
+        run: None,
     }
 }
 

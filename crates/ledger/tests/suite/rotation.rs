@@ -61,7 +61,7 @@ fn request(from: u64, to: u64, full_log: bool) -> ExportRequest {
         full_log,
         policies: Vec::new(),
         cost: serde_json::json!({}),
-        created_at: START,
+        run: None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the tests share: sources, keys, an input and a decision point with a clock by hand.
 
-use kernel::decision::{DecisionInput, InputBudget, InputPrincipal, InputTime, InputTool, Phase};
+use kernel::decision::{
+    DecisionInput, InputBudget, InputOperational, InputPrincipal, InputTime, InputTool, Phase,
+};
 use kernel::ids::{EnvironmentId, PrincipalId, TenantId, ToolId, WorkspaceId};
 use kernel::json::RawJson;
 use kernel::principal::{Actor, PrincipalKind, Role};
@@ -83,6 +85,8 @@ impl Facts {
             risk: &self.risk,
             budget: InputBudget { remaining_micro_usd: None, estimate_micro_usd: MicroUsd::ZERO },
             approval: None,
+            operational: InputOperational::default(),
+            run: None,
             now: InputTime::from(Timestamp(1_795_226_400_000_000)),
         }
     }

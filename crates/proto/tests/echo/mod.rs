@@ -8,11 +8,12 @@ use proto::{
     HttpBody,
     actions::{
         Action, CancelActionRequest, GetActionRequest, ListActionsRequest, ListActionsResponse,
-        ReconcileActionRequest, ReleaseActionRequest, SubmitActionRequest, action::State,
-        actions_service_server::ActionsService,
+        ReconcileActionRequest, ReleaseActionRequest, ReverseActionRequest, SubmitActionRequest,
+        action::State, actions_service_server::ActionsService,
     },
     evidence::{
-        ExportEvidenceRequest, VerifyEvidenceResponse, evidence_service_server::EvidenceService,
+        ExportEvidenceRequest, GetCoverageRequest, GetCoverageResponse, VerifyEvidenceResponse,
+        evidence_service_server::EvidenceService,
     },
     rest::{self, BodyLimits, HttpHeaders, HttpStatus},
     types::{Error, Timestamp, error::Category},
@@ -99,6 +100,14 @@ impl ActionsService for Echo {
         let ReconcileActionRequest { cost_micro_usd, .. } = request.into_inner();
         Ok(Response::new(Action { cost_micro_usd, ..Action::default() }))
     }
+
+    async fn reverse_action(
+        &self,
+        request: tonic::Request<ReverseActionRequest>,
+    ) -> Result<Response<Action>, Status> {
+        let ReverseActionRequest { action_id, .. } = request.into_inner();
+        Ok(Response::new(Action { action_id, ..Action::default() }))
+    }
 }
 
 #[tonic::async_trait]
@@ -119,6 +128,13 @@ impl EvidenceService for Echo {
         let HttpBody { content_type, data, .. } = request.into_inner();
         let errors = vec![content_type, format!("{data:?}")];
         Ok(Response::new(VerifyEvidenceResponse { errors, ..Default::default() }))
+    }
+
+    async fn get_coverage(
+        &self,
+        _: tonic::Request<GetCoverageRequest>,
+    ) -> Result<Response<GetCoverageResponse>, Status> {
+        Err(Status::unimplemented("nothing is covered here"))
     }
 }
 

@@ -118,7 +118,9 @@ fn ended(tool: &McpTool, answered: Answered) -> Ended {
             let bytes_in = u64::try_from(json.as_str().len()).unwrap_or(u64::MAX);
             let cost = tool.manifest.cost.per_call_micro_usd;
             let meta = Meta { bytes_in, ..Meta::default() };
-            let outcome = ToolOutcome::Executed(Executed { result: json, cost, meta });
+            let (prior, model) = (None, None);
+            let outcome =
+                ToolOutcome::Executed(Executed { result: json, cost, meta, prior, model });
             Ended { is_error, isolation, ..outcome.into() }
         }
         // The server has spoken: to ask it the same again is for whoever asked.

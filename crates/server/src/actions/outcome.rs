@@ -10,9 +10,9 @@ use ledger::{Batch, Committed, Error};
 use crate::limits;
 use crate::shared::Shared;
 
-/// Commits, again and again where the store fails. None where an earlier try turns out to have
-/// been kept, or the attempt has been ended by somebody else meanwhile. `failed`: there was such a
-/// try before.
+/// Commits, again and again where the store fails or is full. None where an earlier try turns out
+/// to have been kept, or the attempt has been ended by somebody else meanwhile. `failed`: there was
+/// such a try before.
 pub(crate) async fn keep(
     shared: &Shared,
     log: &LogId,
@@ -26,6 +26,10 @@ pub(crate) async fn keep(
         match shared.ledger.commit(batch).await {
             Ok(committed) => return Ok(Some(committed)),
             Err(Error::Refused(_)) if failed => return Ok(None),
+            // It has not happened, and will once there is space again: for as long as that takes.
+            Err(Error::Full(_)) if !shared.running.is_closed() => {
+                tokio::time::sleep(limits::OUTCOME_REST).await;
+            }
             Err(Error::Store(error)) if Instant::now() < until => {
                 tracing::warn!(error, "an outcome could not be kept: trying again");
                 failed = true;

@@ -1,12 +1,13 @@
 //! From a request to a plan: the document that is decided, approved and run.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kernel::action::Request;
 use kernel::decision::{
     ApprovalDemand, Decision, DecisionInput, DecisionPoint, InputApproval, InputBudget,
-    InputPrincipal, InputTool, Phase,
+    InputOperational, InputPrincipal, InputRun, InputTool, NoAnswer, Phase,
 };
 use kernel::failure::{Category, Failure};
 use kernel::ids::{AccountId, ActionId, EnvironmentId, TenantId, ToolId, WorkspaceId};
@@ -17,8 +18,10 @@ use kernel::risk::Risk;
 use kernel::run::{StepRef, TIMER};
 use kernel::tool::CallFacts;
 use kernel::values::{self, Digest, MicroUsd};
+use kernel::workflow::{MODEL_TOOL, ModelPin};
 use serde::{Deserialize, Serialize};
 
+use crate::caps::{self, Held};
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::mcp::Through;
@@ -54,6 +57,9 @@ pub(crate) struct Document {
     /// Who must approve it beside those whom policy names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) approval: Option<ApprovalDemand>,
+    /// The action that it undoes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reverses: Option<ActionId>,
     /// 128 random bits, so that the document's digest gives nothing away.
     pub(crate) nonce: String,
 }
@@ -127,7 +133,9 @@ pub(crate) struct Prepared {
     pub(crate) request: values::Shared<Request>,
     pub(crate) through: Option<Arc<Through>>,
     pub(crate) under: Option<Arc<Under>>,
-    /// Why it is refused whatever policy says: it asks for more than the operator lets code have.
+    pub(crate) step: Option<Arc<AsStep>>,
+    /// Why it is refused whatever policy says: it asks for more than the operator lets code have,
+    /// or for another model than its run works with.
     pub(crate) beyond: Option<Failure>,
 }
 
@@ -144,6 +152,8 @@ pub(crate) struct Asked {
     pub(crate) under: Option<Arc<Under>>,
     /// Which call of a run it is.
     pub(crate) step: Option<Arc<AsStep>>,
+    /// The action that it undoes.
+    pub(crate) reverses: Option<ActionId>,
 }
 
 /// What a run says of the action of its step.
@@ -153,6 +163,28 @@ pub(crate) struct AsStep {
     pub(crate) approval: Option<ApprovalDemand>,
     pub(crate) timeout_ms: Option<u64>,
     pub(crate) max_attempts: Option<u32>,
+    /// What policy may know of the run.
+    pub(crate) run: InputRun,
+    /// The model that the run works with.
+    pub(crate) model_pin: Option<ModelPin>,
+}
+
+impl AsStep {
+    /// Why a call of a model is refused whatever policy says: the run works with another. A route
+    /// of policy's to another tool is a fallback, which the workflow must allow too.
+    fn other_model(&self, asked: &Asked, routed_from: Option<&ToolId>) -> Option<Failure> {
+        let pin = self.model_pin.as_ref()?;
+        let from = routed_from.unwrap_or(&asked.tool);
+        if from.as_str() != MODEL_TOOL && asked.tool.as_str() != MODEL_TOOL {
+            return None;
+        }
+        let routed = routed_from.is_some_and(|from| *from != asked.tool);
+        if pin.is_asked(&asked.params.to_value()) && (!routed || pin.allow_fallback) {
+            return None;
+        }
+        let message = format!("the run works with `{}/{}` alone", pin.provider, pin.model);
+        Some(Failure::new(Category::PolicyDenied, "model_not_pinned", message))
+    }
 }
 
 /// Finds a tool. One that does not exist and one that may not be listed answer alike.
@@ -190,6 +222,9 @@ pub(crate) fn prepare(
     if let Some(under) = asked.under.as_ref().filter(|_| tool.is_sandboxed()) {
         under.check_depth(shared, &caller.log())?;
     }
+    let step = asked.step.as_ref();
+    let other_model = step.and_then(|step| step.other_model(asked, routed_from.as_ref()));
+    let beyond = beyond.or(other_model);
     let facts = tool.facts(&asked.params);
     let execution = asked.under.as_ref().map(|under| under.execution.clone());
     let environment = caller.environment.as_str();
@@ -207,6 +242,7 @@ pub(crate) fn prepare(
         execution: execution.clone(),
         step: asked.step.as_ref().map(|step| step.step.clone()),
         approval: asked.step.as_ref().and_then(|step| step.approval.clone()),
+        reverses: asked.reverses.clone(),
         nonce: hex::encode(nonce.as_ref()),
     };
     let digests = document.digests(tool.digest())?;
@@ -227,10 +263,13 @@ pub(crate) fn prepare(
         timeout_ms: tool.timeout_ms(&shared.config, &asked.params).min(sooner),
         execution,
         step: asked.step.as_ref().map(|step| step.step.clone()),
+        within: asked.under.as_ref().and_then(|under| under.run.clone()),
         max_attempts: asked.step.as_ref().and_then(|step| step.max_attempts),
+        reverses: asked.reverses.clone(),
     };
     let (through, under) = (asked.through.clone(), asked.under.clone());
-    Ok(Prepared { document, digests, facts, request: request.into(), through, under, beyond })
+    let (request, step) = (request.into(), asked.step.clone());
+    Ok(Prepared { document, digests, facts, request, through, under, step, beyond })
 }
 
 /// Asks policy about a plan.
@@ -241,7 +280,18 @@ pub(crate) fn decide(
     phase: Phase,
     approval: Option<InputApproval>,
 ) -> Decision {
+    let run = match run_of(shared, caller, &plan) {
+        Ok(run) => run,
+        Err(Refused(error)) => {
+            tracing::warn!(%error, "the run of a step cannot be read");
+            let policy = shared.policy.current(&caller.tenant);
+            return Decision::deny(NoAnswer::PolicyError, policy, Digest::of(b""));
+        }
+    };
     let remaining = plan.request.account.as_ref().and_then(|id| remaining(shared, caller, id));
+    // What has begun has its place already.
+    let before = matches!(phase, Phase::Submit | Phase::Execute);
+    let within = !before || caps::within(shared, caller, &plan.held());
     let input = DecisionInput {
         phase,
         tenant: &caller.tenant,
@@ -262,7 +312,9 @@ pub(crate) fn decide(
             estimate_micro_usd: plan.request.estimate,
         },
         approval,
+        operational: InputOperational { within_write_caps: within },
         now: shared.now().into(),
+        run: run.as_deref(),
     };
     let mut decision = reviewed(shared, caller, shared.policy.decide(&input));
     if let Some(demand) = &plan.document.approval {
@@ -270,6 +322,23 @@ pub(crate) fn decide(
     }
     shared.metrics.decision(decision.effect);
     decision
+}
+
+/// What policy may know of the run whose step is to be decided; nothing outside runs.
+fn run_of<'a>(
+    shared: &Shared,
+    caller: &Caller,
+    plan: &Plan<'a>,
+) -> Result<Option<Cow<'a, InputRun>>> {
+    let step = match (plan.run, &plan.document.step) {
+        (Some(run), _) => return Ok(Some(Cow::Borrowed(run))),
+        (None, None) => return Ok(None),
+        (None, Some(step)) => step,
+    };
+    match shared.ledger.read(&caller.log(), Kind::Run, step.run.as_str())? {
+        Some(State::Run(run)) => Ok(Some(Cow::Owned(run.facts()))),
+        _ => Err(Refused::internal("a step without its run")),
+    }
 }
 
 /// A plan as policy is asked about it.
@@ -280,12 +349,32 @@ pub(crate) struct Plan<'a> {
     pub(crate) request: &'a Request,
     /// What came along with the call; nothing once its caller is not waiting any more.
     pub(crate) through: Option<&'a Through>,
+    /// The run whose step it is, where it is at hand; it is read where it is not.
+    pub(crate) run: Option<&'a InputRun>,
+}
+
+impl<'a> Plan<'a> {
+    /// What it is to the bounds on writes.
+    pub(super) fn held(&self) -> Held<'a> {
+        let Self { facts, request, .. } = *self;
+        Held { tool: &request.tool, facts, step: request.step.as_ref() }
+    }
+
+    /// The plan of an action that was asked for earlier.
+    pub(crate) fn stored(
+        document: &'a Document,
+        facts: &'a CallFacts,
+        request: &'a Request,
+    ) -> Self {
+        Self { document, facts, request, through: None, run: None }
+    }
 }
 
 impl Prepared {
     pub(crate) fn plan(&self) -> Plan<'_> {
-        let Self { document, facts, request, through, .. } = self;
-        Plan { document, facts, request, through: through.as_deref() }
+        let Self { document, facts, request, through, step, .. } = self;
+        let run = step.as_ref().map(|step| &step.run);
+        Plan { document, facts, request, through: through.as_deref(), run }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use connectors::{Call, Charged, EffectChange, EffectCheck, Outcome as ToolOutcome};
+use connectors::{Call, Charged, EffectChange, EffectCheck, Executed, Outcome as ToolOutcome};
 use kernel::action::{Action, FailureCode, Outcome, Status};
 use kernel::approval::Approval;
 use kernel::decision::{Decision, Effect, InputApproval, Phase};
@@ -20,12 +20,14 @@ use ledger::store::{Class, SideRow};
 use ledger::{Batch, Committed};
 
 use super::gateway::{self, Ended};
-use super::outcome;
 use super::prepare::{Document, Plan, Prepared, decide, find_tool, present_caller};
 use super::submit::revisions;
 use super::view::{Answer, Body, DOCUMENT, RESULT, open_document};
+use super::{outcome, reverse};
 use crate::accounts;
+use crate::caps::{self, Place};
 use crate::error::{Refused, Result};
+use crate::instances;
 use crate::kv::Values;
 use crate::metrics::Stage;
 use crate::runs;
@@ -110,14 +112,16 @@ async fn run(
 ) -> Result<Answer> {
     let permit = action.permit().ok_or_else(|| Refused::internal("no permit"))?;
     let started = Instant::now();
+    let going = shared.underway.begin(&action.id, permit.attempt());
     let params = asked_with(action, plan)?;
     let ended = match still_allowed(shared, caller, action, &permit, plan) {
         Err(failure) => ToolOutcome::Failed(failure).into(),
         Ok(()) => in_time(shared, caller, action, plan, &permit, plan_digest).await,
     };
+    going.ended();
     shared.metrics.stage(Stage::Execute, started.elapsed());
     let started = Instant::now();
-    let ended = finish(shared, log, action, &permit, (ended, params)).await;
+    let ended = finish(shared, log, (action, plan), &permit, (ended, params)).await;
     shared.metrics.stage(Stage::Outcome, started.elapsed());
     shared.waiters.wake(&action.id);
     ended
@@ -150,7 +154,7 @@ async fn in_time(
     ended
 }
 
-/// The effect itself: of a built-in tool, or of a server's.
+/// The effect itself: of a built-in tool, of a server's, or of a connector's.
 async fn effect(
     shared: &Arc<Shared>,
     caller: &Caller,
@@ -165,6 +169,9 @@ async fn effect(
     }
     if sandbox::serves(shared, &caller.tenant, tool) {
         return sandbox::call(shared, caller, action, plan, permit, plan_digest).await;
+    }
+    if instances::serves(shared, &caller.tenant, tool) {
+        return instances::call(shared, caller, action, plan, permit, plan_digest).await;
     }
     let secrets = shared.secrets.of_tenant(&caller.tenant);
     let values = Values::new(shared, caller);
@@ -187,13 +194,14 @@ async fn effect(
 async fn finish(
     shared: &Arc<Shared>,
     log: &LogId,
-    action: &Action,
+    (action, plan): (&Action, Plan<'_>),
     permit: &Permit,
     (mut ended, params): (Ended, Option<Digest>),
 ) -> Result<Answer> {
     let now = shared.now();
     // Kept with the outcome, or not at all. The turn ends with this function.
     let change = ended.change.take();
+    let prior = reverse::prior_of(&ended.outcome);
     let (outcome, mut body, ran) = describe(shared, action, ended)?;
     body.params = params;
     let more = permit.attempt() < action.attempts_max();
@@ -213,6 +221,10 @@ async fn finish(
         && outcome.failure.as_ref().is_some_and(FailureCode::retryable);
     if let Some(change) = change.as_ref().filter(|_| outcome.status == Status::Executed) {
         side.extend(change.side.iter().cloned());
+    }
+    if let Some(prior) = prior {
+        let params = &plan.document.params;
+        side.push(reverse::row(shared, log, &action.id, (params, prior), now).await?);
     }
     if let Some(ran) = &ran {
         side.extend(sandbox::keep(shared, log, action, ran, &body).await?);
@@ -235,8 +247,8 @@ async fn finish(
     };
     let action = changed(accounts::told(shared, &committed), action)?;
     shared.metrics.action(action.status.as_str());
-    if committed.states.iter().any(|(_, state)| state.due().is_some()) {
-        shared.queue.notify_one();
+    if let Some(due) = committed.states.iter().filter_map(|(_, state)| state.due()).min() {
+        shared.queue.due(due);
     }
     Ok(Answer { body: Some(body), ..Answer::new(action, committed.checkpoint.clone()) })
 }
@@ -261,6 +273,12 @@ pub(crate) fn drop_document(log: &LogId, action: &ActionId) -> SideRow {
     SideRow::DropContent { tenant, id, part: DOCUMENT }
 }
 
+/// Deletes the result of an action whose run keeps nothing.
+pub(crate) fn drop_result(log: &LogId, action: &ActionId) -> SideRow {
+    let (tenant, id) = (log.tenant().to_owned(), action.to_string());
+    SideRow::DropContent { tenant, id, part: RESULT }
+}
+
 /// What a new decision about an action leaves to delete: its document, where that ends it.
 fn left_over(log: &LogId, action: &Action, decision: &Decision, phase: Phase) -> Vec<SideRow> {
     if decision.effect.ends(phase) { vec![drop_document(log, &action.id)] } else { Vec::new() }
@@ -283,6 +301,12 @@ fn describe(
     let shown = ran.as_mut().and_then(|ran| ran.shown.take());
     let spent = ran.as_ref().map_or(MicroUsd::ZERO, |ran| ran.cost);
     let used = ran.as_ref().map_or(Units::NONE, |ran| ran.units());
+    let prior = reverse::prior_of(&outcome);
+    let model = match &outcome {
+        ToolOutcome::Executed(Executed { model, .. })
+        | ToolOutcome::Charged(Charged { model, .. }) => model.clone(),
+        ToolOutcome::Failed(_) | ToolOutcome::Unknown(_) => None,
+    };
     let (status, mut body, cost, used) = match outcome {
         ToolOutcome::Executed(done) => {
             let used = used.saturating_add(&done.meta.units);
@@ -298,7 +322,7 @@ fn describe(
         ToolOutcome::Unknown(failure) => {
             (Status::Unknown, Body::failed(failure)?, MicroUsd::ZERO, Units::NONE)
         }
-        ToolOutcome::Charged(Charged { failure, cost, meta }) => {
+        ToolOutcome::Charged(Charged { failure, cost, meta, .. }) => {
             (Status::Failed, Body::failed(failure)?, cost, used.saturating_add(&meta.units))
         }
     };
@@ -306,6 +330,7 @@ fn describe(
         .failure()
         .map(|failure| FailureCode { code: failure.code.clone(), category: failure.category });
     body.rpc = rpc;
+    let prior = prior.map(|prior| body.committed(&prior));
     let (output, output_bytes) = body.commitment();
     let attested = ran.as_ref().map(|ran| sandbox::attest(shared, ran, body.salt()));
     let attestation = attested.transpose()?.map(Into::into);
@@ -319,6 +344,8 @@ fn describe(
         is_error,
         isolation,
         attestation,
+        prior,
+        model,
     };
     Ok((outcome, body, ran))
 }
@@ -356,7 +383,7 @@ pub(crate) async fn resume(shared: &Arc<Shared>, log: &LogId, action: &Action) -
         return deny(shared, log, action, "plan_changed").await;
     }
     let facts = tool.facts(&document.params);
-    let plan = Plan { document: &document, facts: &facts, request: &action.request, through: None };
+    let plan = Plan::stored(&document, &facts, &action.request);
     let granted = match &action.approval {
         None => None,
         Some(id) => match shared.ledger.read(log, Kind::Approval, id.as_str())? {
@@ -370,6 +397,11 @@ pub(crate) async fn resume(shared: &Arc<Shared>, log: &LogId, action: &Action) -
     let decision = decide(shared, &caller, plan, Phase::Execute, seen);
     let revisions = revisions(shared, &caller)?;
     let now = shared.now();
+    // Kept until the commit is over.
+    let _place = match plan::runs(granted.as_ref(), &decision, now) {
+        true => cleared(shared, &caller, plan, &action.id)?,
+        false => None,
+    };
     let reopen = new_approval_id()?;
     let side = left_over(log, action, &decision, Phase::Execute);
     let commands = plan::execute(action, granted.as_ref(), decision.into(), reopen, revisions, now);
@@ -393,13 +425,28 @@ pub(crate) async fn resume(shared: &Arc<Shared>, log: &LogId, action: &Action) -
     // not take up a place there.
     let (shared, log) = (shared.clone(), log.clone());
     shared.running.clone().spawn(async move {
-        let plan =
-            Plan { document: &document, facts: &facts, request: &action.request, through: None };
+        let plan = Plan::stored(&document, &facts, &action.request);
         if let Err(refused) = run(&shared, &caller, &log, &action, plan, digests.plan).await {
             tracing::error!(action = %action.id, error = %refused.0, "an outcome was not kept");
         }
     });
     Ok(())
+}
+
+/// Takes a place for a call that is about to start and comes back by itself. Where there is none,
+/// or where its system fails again and again, it waits: nothing is asked of anybody, and nothing
+/// is written down.
+pub(super) fn cleared(
+    shared: &Shared,
+    caller: &Caller,
+    plan: Plan<'_>,
+    id: &ActionId,
+) -> Result<Option<Place>> {
+    let held = plan.held();
+    if let Some(failure) = caps::circuit_of(shared, &caller.tenant, held.tool, shared.now()) {
+        return Err(Refused(failure));
+    }
+    caps::enter(shared, caller, &held, (id, true))?.map_err(Refused)
 }
 
 /// Ends an action that can no longer run, and the approval that it can no longer use.
@@ -513,7 +560,7 @@ pub(crate) async fn release(shared: &Shared, caller: &Caller, action: &Action) -
         .ok_or_else(|| Refused::invalid("the principal that asked is disabled"))?;
     let tool = find_tool(shared, &requester.tenant, &action.request.tool)?;
     let facts = tool.facts(&document.params);
-    let plan = Plan { document: &document, facts: &facts, request: &action.request, through: None };
+    let plan = Plan::stored(&document, &facts, &action.request);
     let decision = decide(shared, &requester, plan, Phase::Submit, None);
     let approval = new_approval_id()?;
     let revisions = revisions(shared, &requester)?;

@@ -13,14 +13,15 @@ use prost::Message;
 use proto::actions::actions_service_server::ActionsService;
 use proto::actions::{
     Action as WireAction, CancelActionRequest, GetActionRequest, ListActionsRequest,
-    ListActionsResponse, ReconcileActionRequest, ReleaseActionRequest, SubmitActionRequest,
-    reconcile_action_request::Outcome as WireOutcome,
+    ListActionsResponse, ReconcileActionRequest, ReleaseActionRequest, ReverseActionRequest,
+    SubmitActionRequest, reconcile_action_request::Outcome as WireOutcome,
 };
 use proto::rest::HttpStatus;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status as RpcStatus};
 
 use super::prepare::{Asked, Claims, check_place, parse};
+use super::reverse::reverse;
 use super::run;
 use super::submit::{READ, Submitted, find, submit};
 use super::view::{Answer, wire_state};
@@ -196,7 +197,16 @@ fn asked(caller: &Caller, wire: SubmitActionRequest) -> Result<Asked> {
     };
     let account = payer(caller, &wire.account_id)?;
     let claims = Claims::new(wire.claims)?;
-    Ok(Asked { tool, params, claims, account, through: None, under: None, step: None })
+    Ok(Asked {
+        tool,
+        params,
+        claims,
+        account,
+        through: None,
+        under: None,
+        step: None,
+        reverses: None,
+    })
 }
 
 /// Who pays for what the caller asks.
@@ -246,6 +256,12 @@ impl ActionsService for ActionsApi {
         let action = find(&self.0, &caller, &request.get_ref().action_id)?;
         own_or_operated(&caller, &action)?;
         Ok(self.complete(&caller, self.end(&caller, &action).await?)?)
+    }
+
+    async fn reverse_action(&self, request: Request<ReverseActionRequest>) -> Reply<WireAction> {
+        let caller = crate::caller(&request)?;
+        let answer = reverse(self, &caller, request.into_inner()).await?;
+        Ok(reply(answer, &caller))
     }
 
     async fn release_action(&self, request: Request<ReleaseActionRequest>) -> Reply<WireAction> {

@@ -9,6 +9,7 @@ use kernel::failure::{Category, Failure};
 use kernel::ids::ActionId;
 use kernel::machine::{Command, Kind, Refusal, State, Stream};
 use kernel::plan::{self, Revisions, Submission};
+use kernel::reservation;
 use kernel::values::{Digest, MicroUsd};
 use ledger::Batch;
 use ledger::store::{Class, SideRow};
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::prepare::{Asked, Prepared, decide, prepare};
 use super::view::{Answer, DOCUMENT};
 use super::{gateway, run};
+use crate::caps::{self, Place};
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::metrics::Stage;
@@ -43,6 +45,8 @@ pub(crate) async fn submit(
     let id = new_action_id()?;
     for _ in 0..limits::DECIDE_AGAIN_MAX {
         let (prepared, decision) = plan_and_decide(shared, caller, &asked)?;
+        // Kept until the commit is over.
+        let (decision, _place) = within_caps(shared, caller, &id, (&prepared, body), decision)?;
         match commit(shared, caller, &id, prepared, decision, body).await {
             // Policy or principal changed between decision and commit: decide anew.
             Err(Refused(failure)) if failure.code == "decision_stale" => {}
@@ -85,6 +89,37 @@ fn plan_and_decide(
     }
 }
 
+/// Takes a place for a write that starts at once; without one it is put off.
+fn within_caps(
+    shared: &Shared,
+    caller: &Caller,
+    id: &ActionId,
+    (prepared, body): (&Prepared, Digest),
+    decision: Decision,
+) -> Result<(Decision, Option<Place>)> {
+    if decision.effect != Effect::Allow {
+        return Ok((decision, None));
+    }
+    Ok(match caps::enter(shared, caller, &prepared.plan().held(), (id, false))? {
+        Ok(place) => (decision, place),
+        // A repeat has no effect: it is answered by what its key stands for.
+        Err(_) if stands(shared, caller, id, body)? => (decision, None),
+        Err(wait) => (decision.put_off(wait.retry_after_ms.unwrap_or_default()), None),
+    })
+}
+
+/// Whether the caller's key stands for an earlier request.
+fn stands(shared: &Shared, caller: &Caller, id: &ActionId, body: Digest) -> Result<bool> {
+    let now = shared.now();
+    let Some((key, input)) = caller.reserve("actions", body, id.as_str(), now) else {
+        return Ok(false);
+    };
+    Ok(match shared.ledger.read(&caller.log(), Kind::Idempotency, &key)? {
+        Some(State::Reservation(held)) => reservation::step(Some(&held), input, now).is_err(),
+        _ => false,
+    })
+}
+
 /// Why an action that policy lets through still does not run: the operator or its money.
 fn refused(prepared: &Prepared, decision: &Decision) -> Option<FailureCode> {
     let estimate = prepared.request.estimate;
@@ -111,6 +146,8 @@ pub(crate) struct Made {
     gated: bool,
     /// What it is made of again, refused, where its budget turns out not to cover it.
     priced: Option<Submission>,
+    /// The place of its write, until its commit is over.
+    _place: Option<Place>,
 }
 
 impl Made {
@@ -129,10 +166,17 @@ impl Made {
     }
 }
 
-/// Prepares and decides what a step of a run asks for. It is committed by who asks.
+/// Prepares and decides what a step of a run asks for. It is committed by who asks. What has to
+/// wait for its turn, or for a system that fails, is not asked for yet.
 pub(crate) async fn make(shared: &Shared, caller: &Caller, asked: &Asked) -> Result<Made> {
     let (prepared, decision) = plan_and_decide(shared, caller, asked)?;
-    made(shared, caller, new_action_id()?, prepared, &decision, Digest::of(b"")).await
+    let id = new_action_id()?;
+    let place = match decision.effect {
+        Effect::Allow => run::cleared(shared, caller, prepared.plan(), &id)?,
+        _ => None,
+    };
+    let made = made(shared, caller, id, prepared, &decision, Digest::of(b"")).await?;
+    Ok(Made { _place: place, ..made })
 }
 
 async fn made(
@@ -165,7 +209,7 @@ async fn made(
         None => plan::submit(submission, shared.now()),
         Some(failure) => plan::submit_refused(submission, failure),
     };
-    Ok(Made { id, commands, side, prepared, gated, priced })
+    Ok(Made { id, commands, side, prepared, gated, priced, _place: None })
 }
 
 /// Makes the action durable: with its permit where it is allowed, refused where money lacks or

@@ -8,6 +8,7 @@ use kernel::decision::Phase;
 use kernel::failure::Failure;
 use kernel::ids::ActionId;
 use kernel::json::RawJson;
+use kernel::machine::{Kind, State};
 use kernel::receipt::LogId;
 use kernel::units::{Unit, Units};
 use kernel::values::Digest;
@@ -20,6 +21,7 @@ use serde_json::value::RawValue;
 use super::demand;
 use super::prepare::Document;
 use crate::error::{self, Refused, Result};
+use crate::runs;
 use crate::shared::Shared;
 
 /// The part of an action's content that is its document.
@@ -81,12 +83,16 @@ impl Body {
         self.failure.as_ref()
     }
 
+    /// The commitment of something that goes with the result.
+    pub(super) fn committed(&self, text: &RawJson) -> Digest {
+        Digest::of(&[self.salt.as_bytes(), text.as_str().as_bytes()].concat())
+    }
+
     /// The commitment and the length of the result.
     pub(crate) fn commitment(&self) -> (Option<Digest>, u64) {
         let Some(result) = &self.result else { return (None, 0) };
-        let text = result.as_str();
-        let commitment = Digest::of(&[self.salt.as_bytes(), text.as_bytes()].concat());
-        (Some(commitment), u64::try_from(text.len()).unwrap_or(u64::MAX))
+        let bytes = u64::try_from(result.as_str().len()).unwrap_or(u64::MAX);
+        (Some(self.committed(result)), bytes)
     }
 }
 
@@ -100,13 +106,13 @@ pub(crate) struct Answer {
     pub(crate) action: Action,
     pub(crate) body: Option<Body>,
     pub(crate) checkpoint: Arc<str>,
-    /// Whether the content is gone: it was looked for. Lists do not look.
-    pub(crate) gone: bool,
+    /// Why the content is gone, where it was looked for. Lists do not look.
+    pub(crate) gone: Option<fn() -> Failure>,
 }
 
 impl Answer {
     pub(crate) fn new(action: Action, checkpoint: Arc<str>) -> Self {
-        Self { action, body: None, checkpoint, gone: false }
+        Self { action, body: None, checkpoint, gone: None }
     }
 
     /// Adds the content where it was kept.
@@ -114,7 +120,9 @@ impl Answer {
         let ended = self.action.outcome.is_some();
         if self.body.is_none() && ended {
             self.body = open_result(shared, log, &self.action.id)?;
-            self.gone = self.body.is_none();
+            if self.body.is_none() {
+                self.gone = Some(why_gone(shared, log, &self.action)?);
+            }
         }
         Ok(self)
     }
@@ -146,6 +154,8 @@ impl Answer {
         let request = &action.request;
         let (result, failure) = body.map_or((None, None), |body| (body.result, body.failure));
         let error = error_of(&action, failure, gone, log);
+        let kept = action.outcome.as_ref().is_some_and(|outcome| outcome.prior.is_some());
+        let reversal = action.reversal.as_ref();
         proto::actions::Action {
             action_id: action.id.to_string(),
             tool: request.tool.to_string(),
@@ -167,6 +177,10 @@ impl Answer {
             broken_glass: action.broken_glass,
             units: Some(units(&action.used)),
             execution_id: request.execution.as_ref().map(ToString::to_string).unwrap_or_default(),
+            reverses: request.reverses.as_ref().map(ToString::to_string).unwrap_or_default(),
+            reversible: kept && reversal.is_none() && action.status == Status::Executed,
+            reversal_id: reversal.map(|reversal| reversal.by.to_string()).unwrap_or_default(),
+            reversed: reversal.is_some_and(|reversal| reversal.done),
         }
     }
 }
@@ -183,7 +197,7 @@ fn units(used: &Units) -> types::Units {
 fn error_of(
     action: &Action,
     kept: Option<Failure>,
-    gone: bool,
+    gone: Option<fn() -> Failure>,
     log: &LogId,
 ) -> Option<types::Error> {
     let receipt = action.receipts.last().map(|index| log.receipt_id(*index)).unwrap_or_default();
@@ -192,7 +206,11 @@ fn error_of(
 }
 
 /// What went wrong with an action, if anything did: with its words where they are still kept.
-fn failure_of(action: &Action, kept: Option<Failure>, gone: bool) -> Option<Failure> {
+fn failure_of(
+    action: &Action,
+    kept: Option<Failure>,
+    gone: Option<fn() -> Failure>,
+) -> Option<Failure> {
     // An earlier attempt may have left an outcome behind.
     let by_policy =
         action.decision.as_ref().is_some_and(|decision| decision.effect.ends(Phase::Submit));
@@ -200,8 +218,7 @@ fn failure_of(action: &Action, kept: Option<Failure>, gone: bool) -> Option<Fail
     let mut failure = match (&action.outcome, kept) {
         _ if denied => denial(action),
         (Some(outcome), kept) => match &outcome.failure {
-            None if action.status == Status::Executed && gone => expired(),
-            None => return None,
+            None => gone.filter(|_| action.status == Status::Executed)?(),
             Some(code) if kept.as_ref().is_some_and(|kept| kept.code == code.code) => kept?,
             Some(code) => Failure::new(code.category, &code.code, sentence(&code.code)),
         },
@@ -219,6 +236,12 @@ fn denial(action: &Action) -> Failure {
         return Failure::new(kernel::failure::Category::Internal, "undecided", "not decided");
     };
     let reason = decision.reasons.first().map_or("policy_denied", String::as_str);
+    if decision.is_put_off() {
+        let ms = decision.obligations.retry_after_ms.unwrap_or_default();
+        let message = "as many writes as a minute may have: try again later";
+        let category = kernel::failure::Category::RateLimited;
+        return Failure::new(category, reason, message).retry_after_ms(ms);
+    }
     let rules = decision.rules.join(", ");
     let message = if rules.is_empty() {
         format!("policy gave no leave: {reason}")
@@ -230,6 +253,14 @@ fn denial(action: &Action) -> Failure {
         Some(ms) => failure.retry_after_ms(ms),
         None => failure.retryable(decision.retryable()),
     }
+}
+
+/// Its time is over, or its run kept metadata alone.
+fn why_gone(shared: &Shared, log: &LogId, action: &Action) -> Result<fn() -> Failure> {
+    let Some(step) = &action.request.step else { return Ok(expired) };
+    let run = shared.ledger.read(log, Kind::Run, step.run.as_str())?;
+    let dropped = matches!(run, Some(State::Run(run)) if run.content_dropped);
+    Ok(if dropped { runs::dropped } else { expired })
 }
 
 fn expired() -> Failure {

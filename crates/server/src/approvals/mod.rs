@@ -11,6 +11,7 @@ use std::sync::Arc;
 use kernel::approval::{self, Approval};
 use kernel::failure::Category;
 use kernel::machine::{Command, Kind, Refusal, State, Stream};
+use kernel::receipt::LogId;
 use kernel::values::{Digest, Timestamp};
 use ledger::Batch;
 use ledger::store::SideRow;
@@ -29,6 +30,15 @@ pub(crate) use view::{named, role_name};
 
 /// The part of an approval's content that is somebody's reason.
 const REASON: &str = "reason";
+
+/// Deletes what people said in words about an approval.
+pub(crate) fn drop_reasons(log: &LogId, approval: &Approval) -> Vec<SideRow> {
+    let row =
+        |id: String| SideRow::DropContent { tenant: log.tenant().to_owned(), id, part: REASON };
+    let votes = approval.votes.iter().map(|(vote, _)| format!("{}/{}", approval.id, vote.by));
+    let glass = approval.broken.iter().map(|broken| format!("{}/{}/glass", approval.id, broken.by));
+    votes.chain(glass).map(row).collect()
+}
 
 /// Serves approvals.
 pub(crate) struct ApprovalsApi(pub(crate) Arc<Shared>);

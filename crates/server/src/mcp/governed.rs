@@ -160,6 +160,7 @@ async fn carry_out(shared: &Arc<Shared>, caller: &Caller, ask: Ask) -> Result<Ou
             through: Some(Arc::new(through)),
             under: None,
             step: None,
+            reverses: None,
         };
         match begin(shared, caller, asked).await? {
             Submitted::New(begun, _) if declared.task => {

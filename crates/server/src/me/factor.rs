@@ -108,7 +108,7 @@ async fn take(
         return Err(locked(&factor, now));
     }
     let counter = match shared.control.vault.open(caller.tenant.as_str(), id, SECRET)? {
-        Some(secret) => totp::counter(&secret, code, now),
+        Some(secret) => totp::counter(&secret, code, shared.wall()),
         None => return Err(Refusal::StepUpNotEnrolled.into()),
     };
     let mut commands = vec![command(id, Input::Prove { purpose, counter })];

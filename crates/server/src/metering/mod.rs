@@ -1,5 +1,7 @@
 //! Metering: what was used and what it cost, summed up from the meters that follow from receipts.
 
+mod tickets;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -10,7 +12,9 @@ use kernel::units::Unit;
 use ledger::store::Page;
 use proto::HttpBody;
 use proto::metering::metering_service_server::MeteringService;
-use proto::metering::{GetUsageRequest, GetUsageResponse, Usage};
+use proto::metering::{
+    GetRunReportRequest, GetRunReportResponse, GetUsageRequest, GetUsageResponse, Usage,
+};
 use proto::wire::Timestamp;
 use tonic::{Request, Response, Status};
 
@@ -82,6 +86,16 @@ fn day(field: &str, text: &str) -> Result<Option<i64>> {
     Ok(Some(time.map_err(wrong)?.micros().div_euclid(DAY_MICROS)))
 }
 
+/// The days that are asked for.
+fn days(shared: &Shared, from: &str, to: &str) -> Result<(i64, i64)> {
+    let to = day("to", to)?.unwrap_or_else(|| shared.now().day());
+    let from = day("from", from)?.unwrap_or(to - (limits::USAGE_DAYS_DEFAULT - 1));
+    if from > to || to - from >= limits::USAGE_DAYS_MAX {
+        return Err(Refused::invalid("from, to: at most 366 days, the first one first"));
+    }
+    Ok((from, to))
+}
+
 /// Whether a meter is among what was asked for.
 fn wanted(wire: &GetUsageRequest, key: &Key) -> bool {
     let fits = |asked: &str, has: Option<&str>| asked.is_empty() || has == Some(asked);
@@ -141,11 +155,7 @@ impl MeteringApi {
 
     fn sum_up(&self, caller: &Caller, wire: &GetUsageRequest) -> Result<GetUsageResponse> {
         let (group_by, group) = GroupBy::parse(&wire.group_by)?;
-        let to = day("to", &wire.to)?.unwrap_or_else(|| self.0.now().day());
-        let from = day("from", &wire.from)?.unwrap_or(to - (limits::USAGE_DAYS_DEFAULT - 1));
-        if from > to || to - from >= limits::USAGE_DAYS_MAX {
-            return Err(Refused::invalid("from, to: at most 366 days, the first one first"));
-        }
+        let (from, to) = days(&self.0, &wire.from, &wire.to)?;
         let (mut rows, mut total) = (BTreeMap::<String, Sums>::new(), Sums::default());
         self.each(caller, (from, to), |Meter { key, sums }| {
             if wanted(wire, &key) {
@@ -185,6 +195,24 @@ fn csv(answer: &GetUsageResponse) -> std::result::Result<String, std::fmt::Error
     Ok(text)
 }
 
+fn as_csv(text: String) -> Response<HttpBody> {
+    let content_type = "text/csv; charset=utf-8".to_owned();
+    Response::new(HttpBody { content_type, data: text.into_bytes(), extensions: Vec::new() })
+}
+
+impl MeteringApi {
+    /// A report on runs: many states may have to be read.
+    async fn told(
+        &self,
+        caller: Caller,
+        wire: GetRunReportRequest,
+    ) -> Result<GetRunReportResponse> {
+        let shared = self.0.clone();
+        let telling = tokio::task::spawn_blocking(move || Self(shared).report(&caller, &wire));
+        telling.await.map_err(Refused::internal)?
+    }
+}
+
 #[tonic::async_trait]
 impl MeteringService for MeteringApi {
     async fn get_usage(&self, request: Request<GetUsageRequest>) -> Reply<GetUsageResponse> {
@@ -195,8 +223,20 @@ impl MeteringService for MeteringApi {
     async fn export_usage(&self, request: Request<GetUsageRequest>) -> Reply<HttpBody> {
         let caller = crate::caller(&request)?;
         let answer = self.sum_up(&caller, request.get_ref())?;
-        let data = csv(&answer).map_err(Refused::internal)?.into_bytes();
-        let content_type = "text/csv; charset=utf-8".to_owned();
-        Ok(Response::new(HttpBody { content_type, data, extensions: Vec::new() }))
+        Ok(as_csv(csv(&answer).map_err(Refused::internal)?))
+    }
+
+    async fn get_run_report(
+        &self,
+        request: Request<GetRunReportRequest>,
+    ) -> Reply<GetRunReportResponse> {
+        let caller = crate::caller(&request)?;
+        Ok(Response::new(self.told(caller, request.into_inner()).await?))
+    }
+
+    async fn export_run_report(&self, request: Request<GetRunReportRequest>) -> Reply<HttpBody> {
+        let caller = crate::caller(&request)?;
+        let answer = self.told(caller, request.into_inner()).await?;
+        Ok(as_csv(tickets::csv(&answer).map_err(Refused::internal)?))
     }
 }

@@ -191,7 +191,7 @@ impl Oidc {
         }
         let code = get(params, "code").ok_or(Error::Invalid("`code` is missing"))?;
         let tokens = provider.redeem(code, &begun.verifier, &self.redirect_uri()).await?;
-        let person = provider.person(&tokens, &begun.nonce, self.shared.now()).await?;
+        let person = provider.person(&tokens, &begun.nonce, self.shared.wall()).await?;
         let principal = admit(&self.shared, &provider.settings, &person, &begun.state).await?;
         if let Some(program) = &begun.program {
             return self.hand_over(begun, program, principal);

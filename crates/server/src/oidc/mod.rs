@@ -25,7 +25,7 @@ use axum::routing::{get, post};
 use zeroize::Zeroizing;
 
 pub(crate) use self::admit::salt;
-pub(crate) use self::link::{link, unlink};
+pub(crate) use self::link::{link, principal_of, unlink};
 pub(crate) use self::page::{escape, private};
 pub use self::settings::Provider as OidcProvider;
 pub(crate) use self::settings::check;

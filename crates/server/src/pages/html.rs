@@ -35,6 +35,11 @@ pub(super) fn page(status: StatusCode, title: &str, body: &str) -> Response {
 /// Text of an agent, so that it looks like what it is: what would turn or hide the text around it
 /// is written out.
 pub(super) fn plain(text: &str) -> String {
+    escape(&visible(text))
+}
+
+/// The same for where no character of it means anything.
+pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         let odd = character.is_control() && character != '\n' && character != '\t';
@@ -44,7 +49,7 @@ pub(super) fn plain(text: &str) -> String {
             shown.push(character);
         }
     }
-    escape(&shown)
+    shown
 }
 
 /// Characters that are not seen themselves: of direction, of no width, and tags.

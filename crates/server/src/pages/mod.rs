@@ -19,6 +19,8 @@ use kernel::failure::{Category, Failure};
 use kernel::ids::ApprovalId;
 use subtle::ConstantTimeEq as _;
 
+pub(crate) use self::html::visible;
+
 use self::html::page;
 use crate::approvals::ApprovalsApi;
 use crate::credentials::{self, Holder};

@@ -119,6 +119,12 @@ impl Admission {
         !self.waiting.is_empty()
     }
 
+    /// How many runs of a tenant may go on at once, and how many do.
+    pub(super) fn places(&self, tenant: &TenantId) -> (usize, usize) {
+        let most = self.config.concurrency.min(self.config.concurrency_per_tenant);
+        (most, self.tenants.get(tenant).map_or(0, |own| own.active.len()))
+    }
+
     /// The next to begin, where there is room: the longest waiting of the tenant whose turn it is.
     pub(super) fn next(&mut self, now: Instant) -> Option<(LogId, RunId)> {
         if self.active >= self.config.concurrency {

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use kernel::action::FailureCode;
 use kernel::failure::{Category, Failure};
+use kernel::json::RawJson;
 use kernel::machine::{self, Command, Kind};
 use kernel::run::{self, Input, Next, Run, StepRef};
 use kernel::values::Timestamp;
-use serde_json::Value;
+use kernel::workflow::claims::Claims as StepClaims;
+use proto::wire::Json;
+use serde_json::{Value, json};
 
 use super::live::Live;
 use crate::actions::{AsStep, Asked, Claims, Made, make};
@@ -47,8 +50,8 @@ pub(super) async fn ahead(
     for _ in 0..limits::RUN_MOVES_PER_COMMIT {
         let Some(next) = live.next(&run, now).into_iter().next() else { break };
         let input = match next {
-            Next::Start { index, params } => {
-                let asked = asked(live, &run, index, params)?;
+            Next::Start { index, params, claims } => {
+                let asked = asked(live, &run, index, (params, claims))?;
                 match make(shared, caller, &asked).await {
                     Ok(made) => {
                         ahead.made = Some(made);
@@ -101,7 +104,12 @@ fn name(run: &Run, index: usize) -> Result<kernel::ids::StepId> {
 }
 
 /// What the step at `index` asks for.
-fn asked(live: &Live, run: &Run, index: usize, params: kernel::json::RawJson) -> Result<Asked> {
+fn asked(
+    live: &Live,
+    run: &Run,
+    index: usize,
+    (params, claims): (RawJson, Option<StepClaims>),
+) -> Result<Asked> {
     let absent = || Refused::internal("a step without its plan");
     let step = live.document.plan.steps.get(index).ok_or_else(absent)?;
     let state = run.steps.get(index).ok_or_else(absent)?;
@@ -110,7 +118,7 @@ fn asked(live: &Live, run: &Run, index: usize, params: kernel::json::RawJson) ->
     Ok(Asked {
         tool: step.tool.clone(),
         params,
-        claims: Claims::new(None)?,
+        claims: said(claims)?,
         account: run.request.account.clone(),
         through: None,
         under: None,
@@ -119,8 +127,21 @@ fn asked(live: &Live, run: &Run, index: usize, params: kernel::json::RawJson) ->
             approval: step.approval.clone(),
             timeout_ms: step.timeout_ms,
             max_attempts: step.retry.map(|retry| retry.attempts),
+            run: run.facts(),
+            model_pin: live.document.plan.model_pin.clone(),
         })),
+        reverses: None,
     })
+}
+
+/// What a step says of its action, as an agent would say it.
+pub(super) fn said(claims: Option<StepClaims>) -> Result<Claims> {
+    let Some(StepClaims { target, data_types, rationale }) = claims else {
+        return Claims::new(None);
+    };
+    let extra = (!rationale.is_empty()).then(|| Json::of(&json!({"rationale": rationale})));
+    let extra = extra.transpose().map_err(Refused::internal)?;
+    Claims::new(Some(proto::actions::Claims { target, data_types, extra }))
 }
 
 /// The failure of a run that cannot go on.

@@ -7,29 +7,36 @@ use kernel::failure::Category;
 use kernel::ids::{PrincipalId, StepId};
 use kernel::json::RawJson;
 use kernel::machine::{Kind, State};
-use kernel::run::{Input, Run, Status};
+use kernel::release::Status as ReleaseStatus;
+use kernel::run::{Input, Pinned, Run, Status, Trigger};
 use kernel::values::{Digest, MicroUsd};
 use ledger::Batch;
 use prost::Message;
 use proto::rest::HttpStatus;
 use proto::runs::runs_service_server::RunsService;
 use proto::runs::{
-    CancelRunRequest, DiffRunsRequest, DiffRunsResponse, DiscardRunRequest, GetRunRequest,
-    ListRunsRequest, ListRunsResponse, PauseRunRequest, ReplayRunRequest, ReplayRunResponse,
-    ResumeRunRequest, Run as WireRun, StartRunRequest,
+    CancelRunRequest, DiffRunsRequest, DiffRunsResponse, DiscardRunRequest,
+    GetRunDivergenceRequest, GetRunRequest, ListRunsRequest, ListRunsResponse, PauseRunRequest,
+    ReplayRunRequest, ReplayRunResponse, ResumeRunRequest, Run as WireRun, RunDivergence,
+    StartRunRequest,
 };
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status as RpcStatus};
 
 use super::ahead::command;
+use super::dry::dry_run;
+use super::launch::{before, take};
 use super::live::Live;
-use super::replay::{Mode, expired, replay};
+use super::replay::{Mode, replay};
+use super::retention::gone;
 use super::start::{Started, Wanted, start};
 use super::trace::{Trace, trace};
-use super::view::{brief, named, whole, wire_state};
-use super::{READ, compare, document};
+use super::view::{brief, named, pinned, whole, wire_state};
+use super::{READ, compare, divergence, document};
 use crate::actions::{check_place, parse_json, payer};
 use crate::error::{Refused, Result};
+use crate::factory::PROD;
 use crate::limits;
 use crate::paging;
 use crate::runtime::{listed, yaml};
@@ -84,9 +91,11 @@ impl RunsApi {
         whole(&self.0, &caller.log(), run, checkpoint, live)
     }
 
-    /// Where a run stands now: at hand while it is carried out here.
-    fn again(&self, caller: &Caller, run: &Run) -> Result<Run> {
-        let live = self.0.runs.live.lock().get(&run.id).cloned();
+    /// Where a run stands now: at hand while it is carried out here, and, for who has begun it, at
+    /// its end.
+    fn again(&self, caller: &Caller, run: &Run, begun: Option<&Arc<Live>>) -> Result<Run> {
+        let live = begun.filter(|live| live.is_whole()).cloned();
+        let live = live.or_else(|| self.0.runs.live.lock().get(&run.id).cloned());
         match live.and_then(|live| live.state()) {
             Some(run) => Ok(run),
             None => self.find(caller, run.id.as_str()),
@@ -108,7 +117,19 @@ impl RunsApi {
         // How long to wait is not part of what is asked.
         let body = Digest::of(&wire.encode_to_vec());
         check_place(caller, &wire.workspace, &wire.environment)?;
-        let wanted = wanted(caller, wire)?;
+        if !wire.workflow_name.is_empty()
+            && let Some(id) = before(&self.0, caller, body)?
+        {
+            let run = self.find(caller, id.as_str())?;
+            return self.answer(caller, (run, Arc::default(), None), patience).await;
+        }
+        let dry = wire.dry_run;
+        let wanted = wanted(&self.0, caller, wire)?;
+        if dry {
+            let (shared, caller) = (self.0.clone(), caller.clone());
+            let foreseeing = spawn_blocking(move || dry_run(&shared, &caller, wanted));
+            return Ok(Response::new(foreseeing.await.map_err(Refused::internal)??));
+        }
         let starting = {
             let (shared, caller) = (self.0.clone(), caller.clone());
             // A task of its own: a caller who goes away does not take the run along.
@@ -129,7 +150,7 @@ impl RunsApi {
         patience: Patience,
     ) -> Result<Response<WireRun>> {
         let ends = |run: &Run| patience.ends_with(run);
-        let waited = self.wait(caller, &run, patience.until, ends).await?;
+        let waited = self.wait(caller, &run, live.as_ref(), patience.until, ends).await?;
         let (run, checkpoint) = match waited {
             Some(run) => (run, Arc::default()),
             None => (run, checkpoint),
@@ -147,6 +168,7 @@ impl RunsApi {
         &self,
         caller: &Caller,
         run: &Run,
+        begun: Option<&Arc<Live>>,
         until: Instant,
         ends: impl Fn(&Run) -> bool,
     ) -> Result<Option<Run>> {
@@ -159,7 +181,7 @@ impl RunsApi {
             tokio::pin!(changed);
             // From here on a change is noticed.
             changed.as_mut().enable();
-            let run = self.again(caller, run)?;
+            let run = self.again(caller, run, begun)?;
             if ends(&run) || Instant::now() >= until {
                 return Ok(Some(run));
             }
@@ -180,7 +202,7 @@ impl RunsApi {
             "" => false,
             after => log.receipt_id(run.last_receipt) != after,
         };
-        let run = self.wait(caller, &run, until, ends).await?.unwrap_or(run);
+        let run = self.wait(caller, &run, None, until, ends).await?.unwrap_or(run);
         self.whole(caller, &run, Arc::default(), None)
     }
 
@@ -206,6 +228,7 @@ impl RunsApi {
         for state in states {
             let State::Run(run) = state else { continue };
             let mut wire = brief(&log, &run);
+            wire.pinned = pinned(&self.0, &log, &run);
             if let Some(document) = document::open(&self.0, &log, &run.id)? {
                 named(&mut wire, &document)?;
             }
@@ -253,8 +276,13 @@ impl RunsApi {
             return Err(kernel::machine::Refusal::State(run.status.as_str()).into());
         }
         let log = caller.log();
-        let document = document::open(&self.0, &log, &run.id)?.ok_or_else(expired)?;
-        let steps = replay(&self.0, caller, &log, &run, &document, mode)?;
+        let document = document::open(&self.0, &log, &run.id)?.ok_or_else(|| gone(&run))?;
+        let steps = {
+            let (shared, caller, run) = (self.0.clone(), caller.clone(), run.clone());
+            // It may have to read the log.
+            spawn_blocking(move || replay(&shared, &caller, &log, &run, &document, mode))
+        };
+        let steps = steps.await.map_err(Refused::internal)??;
         let matches = steps.iter().all(|step| step.differs.is_empty() && step.error.is_none());
         let run = self.whole(caller, &run, Arc::default(), None)?;
         Ok(ReplayRunResponse { run: Some(run), steps, matches })
@@ -269,7 +297,8 @@ impl RunsApi {
                 "this takes the permission `runs:start`",
             ));
         }
-        let document = document::open(&self.0, &caller.log(), &run.id)?.ok_or_else(expired)?;
+        let document = document::open(&self.0, &caller.log(), &run.id)?;
+        let document = document.ok_or_else(|| gone(run))?;
         let request = &run.request;
         let deadline = request.deadline.map(|at| at.0.saturating_sub(run.requested_at.0));
         let wanted = Wanted {
@@ -280,6 +309,9 @@ impl RunsApi {
             writes_max: request.writes_max,
             timeout_s: deadline.and_then(|micros| u32::try_from(micros / 1_000_000).ok()),
             of: Some(run.id.clone()),
+            trigger: Trigger::Replay,
+            id: None,
+            pinned: in_force(&self.0, caller, run)?,
         };
         let run = match start(&self.0, caller, wanted, body).await? {
             Started::New(run, ..) => *run,
@@ -293,20 +325,46 @@ impl RunsApi {
         let log = caller.log();
         let told = |id: &str| -> Result<Trace> {
             let run = self.find(caller, id)?;
-            let document = document::open(&self.0, &log, &run.id)?.ok_or_else(expired)?;
+            let document = document::open(&self.0, &log, &run.id)?.ok_or_else(|| gone(&run))?;
             let trace = trace(&self.0, &log, &run, &document)?;
-            if trace.gone { Err(expired().into()) } else { Ok(trace) }
+            if trace.gone { Err(gone(&run).into()) } else { Ok(trace) }
         };
         compare::compare(&told(&wire.run_id)?, &told(&wire.other_id)?)
     }
 }
 
+/// What a run is bound to, for a new run of the same plan: in prod, only as long as its release is
+/// in force.
+fn in_force(shared: &Shared, caller: &Caller, run: &Run) -> Result<Option<Pinned>> {
+    let Some(pinned) = &run.request.release else { return Ok(None) };
+    let release = pinned.release.as_ref().and_then(|id| shared.factory.release(&caller.tenant, id));
+    let active = release.is_some_and(|release| release.status == ReleaseStatus::Active);
+    if active || caller.environment.as_str() != PROD {
+        return Ok(Some(pinned.clone()));
+    }
+    let message = "the release that the run took is in force no more: start a new run";
+    Err(Refused::new(Category::Conflict, "release_not_in_force", message))
+}
+
 /// What a request wants.
-fn wanted(caller: &Caller, wire: StartRunRequest) -> Result<Wanted> {
+fn wanted(shared: &Shared, caller: &Caller, wire: StartRunRequest) -> Result<Wanted> {
+    let named = !wire.workflow_name.is_empty();
+    if !named && !wire.workflow_version.is_empty() {
+        return Err(Refused::invalid("workflow_version: name the workflow too"));
+    }
+    let (mut id, mut pinned) = (None, None);
     let plan = match (wire.plan.is_empty(), wire.workflow.is_empty()) {
-        (_, true) => listed(wire.plan)?.0?,
-        (true, false) => yaml::plan(&wire.workflow)?,
-        (false, false) => return Err(Refused::invalid("send a plan or a workflow, not both")),
+        (true, true) if named => {
+            let taken = take(shared, caller, &wire.workflow_name, &wire.workflow_version)?;
+            (id, pinned) = (Some(taken.id), Some(taken.pinned));
+            taken.plan.as_ref().clone()
+        }
+        (_, true) if !named => listed(wire.plan)?.0?,
+        (true, false) if !named => yaml::plan(&wire.workflow)?,
+        _ => {
+            let message = "send a plan, a workflow, or the name of one: not two of them";
+            return Err(Refused::invalid(message));
+        }
     };
     let input = match wire.input.filter(|input| !input.text.is_empty()) {
         Some(input) => parse_json("input", &input.text)?,
@@ -326,6 +384,9 @@ fn wanted(caller: &Caller, wire: StartRunRequest) -> Result<Wanted> {
         writes_max: wire.max_writes,
         timeout_s: wire.timeout_s,
         of: None,
+        trigger: Trigger::Manual,
+        id,
+        pinned,
     })
 }
 
@@ -344,6 +405,17 @@ impl RunsService for RunsApi {
     async fn list_runs(&self, request: Request<ListRunsRequest>) -> Reply<ListRunsResponse> {
         let caller = crate::caller(&request)?;
         Ok(Response::new(self.list(&caller, request.into_inner())?))
+    }
+
+    async fn get_run_divergence(
+        &self,
+        request: Request<GetRunDivergenceRequest>,
+    ) -> Reply<RunDivergence> {
+        let (caller, wire) = (crate::caller(&request)?, request.into_inner());
+        let run = self.find(&caller, &wire.run_id)?;
+        let shared = self.0.clone();
+        let reporting = spawn_blocking(move || divergence::report(&shared, &caller.log(), &run));
+        Ok(Response::new(reporting.await.map_err(Refused::internal)??))
     }
 
     async fn cancel_run(&self, request: Request<CancelRunRequest>) -> Reply<WireRun> {

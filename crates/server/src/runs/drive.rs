@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::ahead::{Ahead, ahead, command, failed};
 use super::join::carry_out;
 use super::live;
+use super::retention::drop_content;
 use crate::actions::withdraw;
+use crate::caps;
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::shared::{Caller, Shared};
@@ -74,7 +76,10 @@ fn spawn(shared: &Arc<Shared>, log: LogId, id: RunId) {
     shared.running.clone().spawn(async move {
         if let Err(Refused(error)) = drive(&shared, &log, &id).await {
             // It is still due, and the queue comes by.
-            tracing::warn!(run = %id, %error, "left for later");
+            match caps::is_put_off(&error) {
+                true => tracing::debug!(run = %id, %error, "put off"),
+                false => tracing::warn!(run = %id, %error, "left for later"),
+            }
         }
     });
 }
@@ -122,7 +127,7 @@ pub(crate) async fn drive(shared: &Arc<Shared>, log: &LogId, id: &RunId) -> Resu
 async fn advance(shared: &Arc<Shared>, log: &LogId, run: Run) -> Result<bool> {
     let now = shared.now();
     if run.status.has_ended() {
-        return settle(shared, log, &run).await;
+        return close(shared, log, &run).await;
     }
     if run.ending.is_some() {
         return abandon(shared, log, &run).await;
@@ -217,14 +222,21 @@ async fn abandon(shared: &Shared, log: &LogId, run: &Run) -> Result<bool> {
     Ok(false)
 }
 
-/// Returns what is left of a run's budget.
-async fn settle(shared: &Shared, log: &LogId, run: &Run) -> Result<bool> {
-    let Some(own) = run.request.account.as_ref().filter(|_| run.owes()) else { return Ok(false) };
-    let mut commands = match shared.ledger.read(log, Kind::Account, own.as_str())? {
-        Some(State::Account(account)) => plan::give_back(&account),
-        _ => Vec::new(),
-    };
-    commands.push(command(run, Input::Settle {}));
-    shared.ledger.commit(Batch::new(log.clone(), commands)).await?;
+/// Returns what is left of the budget of a run that has ended, and deletes what it leaves behind.
+async fn close(shared: &Shared, log: &LogId, run: &Run) -> Result<bool> {
+    let mut commands = Vec::new();
+    if let Some(own) = run.request.account.as_ref().filter(|_| run.owes()) {
+        if let Some(State::Account(account)) =
+            shared.ledger.read(log, Kind::Account, own.as_str())?
+        {
+            commands.extend(plan::give_back(&account));
+        }
+        commands.push(command(run, Input::Settle {}));
+    }
+    let (side, dropped) = drop_content(shared, log, run).await?;
+    commands.extend(dropped);
+    if !commands.is_empty() {
+        shared.ledger.commit(Batch { side, ..Batch::new(log.clone(), commands) }).await?;
+    }
     Ok(false)
 }

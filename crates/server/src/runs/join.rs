@@ -56,6 +56,7 @@ pub(crate) async fn keep(
         }
         // The next step may not begin like this: its outcome stands all the same.
         Err(Error::Refused(_)) => actions::keep(shared, log, outcome, side, false).await,
+        Err(Error::Full(_)) => actions::keep(shared, log, outcome, side, false).await,
         // It may have been kept.
         Err(Error::Store(_)) => actions::keep(shared, log, outcome, side, true).await,
         Err(error) => Err(error),
@@ -111,7 +112,8 @@ impl Joining {
         let (run, live) = match known {
             Some((run, live)) => (run, Some(live)),
             None => match shared.ledger.read(log, Kind::Run, step.run.as_str())? {
-                Some(State::Run(run)) => {
+                // Nothing of a run that has ended is opened again.
+                Some(State::Run(run)) if !run.status.has_ended() => {
                     let live = live::open(shared, log, &run)?;
                     (run, live)
                 }

@@ -8,11 +8,18 @@ mod admission;
 mod ahead;
 mod api;
 mod compare;
+mod divergence;
 mod document;
 mod drive;
+mod dry;
+mod history;
 mod join;
+pub(crate) mod launch;
 mod live;
+mod members;
+mod name;
 mod replay;
+mod retention;
 mod settings;
 mod start;
 mod trace;
@@ -21,7 +28,7 @@ mod view;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use kernel::ids::RunId;
+use kernel::ids::{RunId, TenantId};
 use kernel::machine::{State, Stream};
 use kernel::receipt::LogId;
 use kernel::run::{Run, Status};
@@ -36,6 +43,10 @@ use live::Live;
 pub(crate) use api::RunsApi;
 pub(crate) use drive::{begin, drive};
 pub(crate) use join::keep;
+pub(crate) use launch::{Launch, launch};
+pub(crate) use members::Members;
+pub(crate) use name::workflow_of;
+pub(crate) use retention::dropped;
 pub use settings::RunsConfig;
 
 /// The permission to see runs.
@@ -84,10 +95,12 @@ impl Runs {
                 if let Some(live) = live.get(&run.id) {
                     live.moved(state);
                 }
-            } else if let Some(live) = live.remove(&run.id)
-                && !run.status.has_ended()
-            {
-                live.leave();
+            } else if let Some(live) = live.remove(&run.id) {
+                match run.status.has_ended() {
+                    // Who waits for its end has it.
+                    true => live.moved(state),
+                    false => live.leave(),
+                }
             }
         }
         let now = (self.clock)();
@@ -100,6 +113,11 @@ impl Runs {
             self.wake.notify_one();
         }
         self.waiters.wake(&run.id);
+    }
+
+    /// How many runs of a tenant may go on at once, and how many do.
+    pub(crate) fn places(&self, tenant: &TenantId) -> (usize, usize) {
+        self.admission.lock().places(tenant)
     }
 
     /// The lock of one run. It is forgotten once nobody holds or wants it.

@@ -1,20 +1,22 @@
 //! Replays that do nothing: what a run would do again, with what was recorded in place of effects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use kernel::decision::Phase;
 use kernel::failure::Failure;
-use kernel::ids::StepId;
+use kernel::ids::{ActionId, StepId};
+use kernel::json::RawJson;
 use kernel::machine::{Kind, State};
 use kernel::receipt::LogId;
-use kernel::run::{self, Input, Next, Report, Run, Step, StepStatus};
-use kernel::values::Timestamp;
+use kernel::run::{self, Input, Next, Report, Run, Step};
 use proto::runs::ReplayedStep;
 use serde_json::Value;
 
+use super::ahead::said;
 use super::document::Document;
-use super::trace::{Trace, Traced, digest_of, trace};
-use crate::actions::{self, Asked, Claims, decide_plan, prepare};
+use super::history::history;
+use super::trace::{Traced, digest_of, trace};
+use crate::actions::{self, Asked, decide_plan, prepare};
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::shared::{Caller, Shared};
@@ -41,21 +43,22 @@ pub(super) fn replay(
     if traced.gone {
         return Err(expired().into());
     }
-    let outputs = recorded_outputs(&traced);
-    let played = play(shared, log, recorded, document, &outputs)?;
+    let Played { run: played, differs: calls } = play(shared, log, recorded, document)?;
     let mut steps = Vec::with_capacity(traced.steps.len());
     for (index, traced) in traced.steps.iter().enumerate() {
         let Some(again) = played.steps.get(index) else { break };
+        let mut differ = calls.get(index).cloned().unwrap_or_default();
+        differ.extend(differs(traced, again));
         let mut wire = ReplayedStep {
             step_id: traced.step.to_string(),
             tool: traced.tool.to_string(),
             recorded_state: traced.state.status.as_str().to_owned(),
             skipped: again.skipped,
-            differs: differs(traced, again)?,
+            differs: differ,
             ..ReplayedStep::default()
         };
         if mode == Mode::Dry {
-            judge(shared, caller, recorded, traced, &mut wire)?;
+            judge(shared, caller, (recorded, document), traced, &mut wire)?;
         }
         steps.push(wire);
     }
@@ -68,30 +71,37 @@ pub(super) fn expired() -> Failure {
     Failure::new(kernel::failure::Category::NotFound, "result_expired", message)
 }
 
-fn recorded_outputs(trace: &Trace) -> BTreeMap<StepId, Value> {
-    let of = |traced: &Traced| {
-        let output = traced.output.as_ref().map(|output| output.to_value());
-        (traced.step.clone(), output.unwrap_or_default())
-    };
-    trace.steps.iter().map(of).collect()
+/// A run that is played again, with what was recorded in place of effects.
+struct Play<'a> {
+    shared: &'a Shared,
+    log: &'a LogId,
+    recorded: &'a Run,
+    /// The actions of each step that were not asked for again yet, the next one first.
+    left: Vec<VecDeque<(u32, ActionId)>>,
+    outputs: BTreeMap<StepId, Value>,
+    /// Of each step, in what its calls are not as they were recorded.
+    differs: Vec<Vec<String>>,
+}
+
+/// What came of playing a run again.
+struct Played {
+    run: Run,
+    differs: Vec<Vec<String>>,
 }
 
 /// The rules of runs, applied anew to what was recorded of each action.
-fn play(
-    shared: &Shared,
-    log: &LogId,
-    recorded: &Run,
-    document: &Document,
-    recorded_outputs: &BTreeMap<StepId, Value>,
-) -> Result<Run> {
+fn play(shared: &Shared, log: &LogId, recorded: &Run, document: &Document) -> Result<Played> {
     let input = document.input.to_value();
     let mut now = recorded.requested_at;
     let absent = || Refused::internal("a run without its request");
     let run = Run::requested(&recorded.id, recorded.request.clone(), now).ok_or_else(absent)?;
     let mut run = run.foresee(Input::Admit {}, now)?;
-    let mut outputs = BTreeMap::new();
+    let history = history(shared, log, recorded)?;
+    let differs = vec![Vec::new(); history.len()];
+    let left = history.into_iter().map(VecDeque::from).collect();
+    let mut play = Play { shared, log, recorded, left, outputs: BTreeMap::new(), differs };
     for _ in 0..limits::RUN_MOVES_MAX {
-        let steps = run::next(&run, &document.plan, &input, &outputs, now);
+        let steps = run::next(&run, &document.plan, &input, &play.outputs, now);
         let Some(next) = steps.into_iter().next() else {
             match run.due().filter(|due| *due > now && run.ending.is_none()) {
                 Some(due) => now = due,
@@ -99,75 +109,86 @@ fn play(
             }
             continue;
         };
-        let (index, moves) = match next {
-            Next::Start { index, .. } => {
-                let Some(moves) = reports(shared, log, recorded, index)? else { break };
-                (index, moves)
-            }
-            Next::Skip { index } => (index, vec![Input::Skip { step: name(&run, index)? }]),
-            Next::Wait { index, until } => {
-                (index, vec![Input::Wait { step: name(&run, index)?, until, timer: true }])
-            }
-            Next::Refuse { index, failure } => {
-                let step = name(&run, index)?;
-                (index, vec![Input::Refuse { step, failure, output_of: None }])
-            }
-        };
-        run = follow(run, recorded, index, moves, now)?;
-        let step = name(&run, index)?;
-        if run.steps.get(index).is_some_and(|step| step.status == StepStatus::Succeeded) {
-            let output = recorded_outputs.get(&step).cloned().unwrap_or_default();
-            outputs.insert(step, output);
+        let Some(moves) = play.moves(&run, next)? else { break };
+        for input in moves {
+            run = run.foresee(input, now)?;
         }
     }
-    Ok(run)
+    // What was asked for then and is not now.
+    for (left, differs) in play.left.iter().zip(&mut play.differs) {
+        if !left.is_empty() {
+            differs.push("calls".to_owned());
+        }
+    }
+    Ok(Played { run, differs: play.differs })
 }
 
-/// Only the last action of a step is in the state of its run: it stands for the last try of the
-/// last call.
-fn follow(
-    mut run: Run,
-    recorded: &Run,
-    index: usize,
-    moves: Vec<Input>,
-    now: Timestamp,
-) -> Result<Run> {
-    let last = recorded.steps.get(index);
-    if let (Some(step), Some(last)) = (run.steps.get_mut(index), last)
-        && moves.iter().any(|input| matches!(input, Input::Follow(_)))
-    {
-        step.iteration = last.iteration;
-        step.tries = last.tries.saturating_sub(1);
-        step.refused = last.refused.clone();
+impl Play<'_> {
+    /// What a step that may start comes to; none where nothing of it was recorded.
+    fn moves(&mut self, run: &Run, next: Next) -> Result<Option<Vec<Input>>> {
+        Ok(Some(match next {
+            Next::Start { index, params, .. } => return self.called(run, index, &params),
+            Next::Skip { index } => {
+                let step = name(run, index)?;
+                self.outputs.insert(step.clone(), Value::Null);
+                vec![Input::Skip { step }]
+            }
+            Next::Wait { index, until } => {
+                vec![Input::Wait { step: name(run, index)?, until, timer: true }]
+            }
+            Next::Refuse { index, failure } => {
+                vec![Input::Refuse { step: name(run, index)?, failure, output_of: None }]
+            }
+        }))
     }
-    for input in moves {
-        run = run.foresee(input, now)?;
-    }
-    Ok(run)
-}
 
-/// What was recorded of the action of a step: that it was asked for, and how it ended.
-fn reports(
-    shared: &Shared,
-    log: &LogId,
-    recorded: &Run,
-    index: usize,
-) -> Result<Option<Vec<Input>>> {
-    let action = recorded.steps.get(index).and_then(|step| step.action.as_ref());
-    let Some(action) = action else { return Ok(None) };
-    let state = shared.ledger.read(log, Kind::Action, action.as_str())?;
-    let Some(State::Action(action)) = state else { return Ok(None) };
-    let Some(step) = &action.request.step else { return Ok(None) };
-    let ended = run::report(&action, step);
-    let asked = Report {
-        status: kernel::action::Status::Executing,
-        failure: None,
-        cost: kernel::values::MicroUsd::ZERO,
-        again: false,
-        later_ms: None,
-        ..ended.clone()
-    };
-    Ok(Some(vec![Input::Follow(Box::new(asked)), Input::Follow(Box::new(ended))]))
+    /// The recorded action of the next call of a step: that it was asked for, and how it ended.
+    fn called(&mut self, run: &Run, index: usize, params: &RawJson) -> Result<Option<Vec<Input>>> {
+        let call = self.left.get_mut(index).and_then(VecDeque::pop_front);
+        let Some((iteration, id)) = call else { return Ok(None) };
+        let step = name(run, index)?;
+        let body = actions::open_result(self.shared, self.log, &id)?;
+        let with = body.as_ref().and_then(|body| body.params);
+        if with.is_some_and(|with| digest_of(params).ok() != Some(with)) {
+            self.note(index, iteration, "params");
+        }
+        if run.steps.get(index).is_none_or(|step| step.iteration != iteration) {
+            self.note(index, iteration, "iteration");
+        }
+        if let Some(result) = body.as_ref().and_then(|body| body.answered()) {
+            self.outputs.insert(step.clone(), result.to_value());
+        }
+        let state = self.shared.ledger.read(self.log, Kind::Action, id.as_str())?;
+        let Some(State::Action(action)) = state else { return Ok(None) };
+        let Some(of) = &action.request.step else { return Ok(None) };
+        let ended = run::report(&action, of);
+        let asked = Report {
+            status: kernel::action::Status::Executing,
+            failure: None,
+            cost: kernel::values::MicroUsd::ZERO,
+            again: false,
+            later_ms: None,
+            ..ended.clone()
+        };
+        let mut moves = vec![Input::Follow(Box::new(asked))];
+        let last = self.recorded.steps.get(index);
+        let refused = last.filter(|last| last.action.as_ref() == Some(&id));
+        if let Some(failure) = refused.and_then(|last| last.refused.clone()) {
+            moves.push(Input::Refuse { step, failure, output_of: Some(id) });
+        }
+        moves.push(Input::Follow(Box::new(ended)));
+        Ok(Some(moves))
+    }
+
+    fn note(&mut self, index: usize, iteration: u32, what: &str) {
+        let once = self.recorded.request.steps.get(index).is_some_and(|spec| spec.iterations == 1);
+        let text = if once { what.to_owned() } else { format!("calls.{iteration}.{what}") };
+        if let Some(differs) = self.differs.get_mut(index)
+            && !differs.contains(&text)
+        {
+            differs.push(text);
+        }
+    }
 }
 
 fn name(run: &Run, index: usize) -> Result<StepId> {
@@ -175,41 +196,36 @@ fn name(run: &Run, index: usize) -> Result<StepId> {
     spec.map(|spec| spec.id.clone()).ok_or_else(|| Refused::internal("a step without its run"))
 }
 
-/// In what the step played again is not as it was recorded.
-fn differs(traced: &Traced, again: &Step) -> Result<Vec<String>> {
-    let mut differs = Vec::new();
-    let params = traced.params.as_ref().map(digest_of).transpose()?;
-    if traced.called_with.is_some() && params != traced.called_with {
-        differs.push("params".to_owned());
-    }
+/// In what the step ended otherwise than it was recorded.
+fn differs(traced: &Traced, again: &Step) -> Vec<String> {
     let recorded = &traced.state;
-    for (field, same) in [
+    let fields = [
         ("state", recorded.status == again.status),
         ("skipped", recorded.skipped == again.skipped),
         ("action", recorded.action == again.action),
         ("tries", recorded.tries == again.tries),
         ("error", recorded.failure == again.failure),
-    ] {
-        if !same {
-            differs.push(field.to_owned());
-        }
-    }
-    Ok(differs)
+    ];
+    let others = fields.into_iter().filter(|(_, same)| !same);
+    others.map(|(field, _)| field.to_owned()).collect()
 }
 
 /// What policy says of the step now, and what it costs at most.
 fn judge(
     shared: &Shared,
     caller: &Caller,
-    run: &Run,
+    (run, document): (&Run, &Document),
     traced: &Traced,
     wire: &mut ReplayedStep,
 ) -> Result<()> {
     let Some(params) = &traced.params else { return Ok(()) };
+    let mut facts = run.facts();
+    let here = run.position(&traced.step);
+    facts.approved_steps.retain(|step| run.position(step) < here);
     let asked = Asked {
         tool: traced.tool.clone(),
         params: params.clone(),
-        claims: Claims::new(None)?,
+        claims: said(traced.claims.clone())?,
         account: run.request.account.clone(),
         through: None,
         under: None,
@@ -218,7 +234,10 @@ fn judge(
             approval: None,
             timeout_ms: None,
             max_attempts: None,
+            run: facts,
+            model_pin: document.plan.model_pin.clone(),
         })),
+        reverses: None,
     };
     match prepare(shared, caller, &asked, None) {
         Ok(prepared) => {

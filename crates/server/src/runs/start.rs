@@ -8,9 +8,9 @@ use kernel::ids::{AccountId, RunId};
 use kernel::json::RawJson;
 use kernel::machine::{Command, Kind, Refusal, State};
 use kernel::plan;
-use kernel::run::{Input, Request, Run, StepSpec, Trigger};
+use kernel::run::{Input, Pinned, Request, Run, StepSpec, Trigger};
 use kernel::values::{Digest, MicroUsd, Shared as Held, Timestamp};
-use kernel::workflow::{Plan, Step};
+use kernel::workflow::{Plan, Retention, Step};
 use ledger::store::Class;
 use ledger::{Batch, Committed, Error};
 
@@ -34,6 +34,11 @@ pub(super) struct Wanted {
     pub(super) writes_max: Option<u32>,
     pub(super) timeout_s: Option<u32>,
     pub(super) of: Option<RunId>,
+    pub(super) trigger: Trigger,
+    /// The id that it is to have, where what it is follows from that.
+    pub(super) id: Option<RunId>,
+    /// The kept workflow that it is of.
+    pub(super) pinned: Option<Pinned>,
 }
 
 /// What a start came to.
@@ -51,7 +56,7 @@ pub(super) async fn start(
     body: Digest,
 ) -> Result<Started> {
     callable(shared, caller, &wanted.plan)?;
-    let id = new_run_id()?;
+    let id = wanted.id.clone().map_or_else(new_run_id, Ok)?;
     let entry = shared.runs.admission.lock().enter(&caller.tenant, &id, Instant::now());
     if entry == Entry::Full {
         return Err(full().into());
@@ -112,7 +117,7 @@ fn request(
         document: document.digest()?,
         environment: caller.environment.clone(),
         actors: caller.actors(),
-        trigger: if wanted.of.is_some() { Trigger::Replay } else { Trigger::Manual },
+        trigger: Trigger::clone(&wanted.trigger),
         of: wanted.of.clone(),
         steps: wanted.plan.steps.iter().map(spec).collect(),
         account: own.or_else(|| wanted.account.clone()),
@@ -120,7 +125,18 @@ fn request(
         budget: wanted.budget,
         writes_max: wanted.writes_max,
         deadline: wanted.timeout_s.map(micros),
+        metadata_only: metadata_only(wanted),
+        release: wanted.pinned.clone(),
     })
+}
+
+/// Whether a run leaves no content behind: where its plan does not say, that of a workflow that was
+/// started by its name, or by something that happened elsewhere.
+fn metadata_only(wanted: &Wanted) -> bool {
+    let asked_for = matches!(wanted.trigger, Trigger::Manual | Trigger::Replay);
+    let usual = wanted.pinned.is_some() || !asked_for;
+    let said = wanted.plan.content_retention;
+    said.map_or(usual, |retention| retention == Retention::MetadataOnly)
 }
 
 async fn begin(

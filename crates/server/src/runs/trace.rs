@@ -8,12 +8,12 @@ use kernel::json::{self, RawJson};
 use kernel::receipt::LogId;
 use kernel::run::{Run, Step, StepStatus};
 use kernel::values::{Digest, MicroUsd};
+use kernel::workflow::claims::Claims;
 use kernel::workflow::template::{self, Context};
 use serde_json::{Value, json};
 
 use super::document::Document;
 use super::live;
-use crate::actions::open_result;
 use crate::error::{Refused, Result};
 use crate::shared::Shared;
 
@@ -26,8 +26,8 @@ pub(super) struct Traced {
     pub(super) action: Option<ActionId>,
     /// What its tool was called with, rendered again: nothing where it was not called.
     pub(super) params: Option<RawJson>,
-    /// The digest of what it was called with, as it was kept then.
-    pub(super) called_with: Option<Digest>,
+    /// What it said of its action, rendered again.
+    pub(super) claims: Option<Claims>,
     pub(super) output: Option<RawJson>,
     pub(super) failure: Option<FailureCode>,
     pub(super) cost: MicroUsd,
@@ -43,13 +43,7 @@ pub(super) struct Trace {
 /// Tells what `run` did, from what was kept of it.
 pub(super) fn trace(shared: &Shared, log: &LogId, run: &Run, document: &Document) -> Result<Trace> {
     let kept = live::outputs(shared, log, run)?;
-    let mut traced = told(run, document, kept)?;
-    for step in &mut traced.steps {
-        let Some(action) = step.action.as_ref().filter(|_| !step.state.skipped) else { continue };
-        let body = open_result(shared, log, action)?;
-        step.called_with = body.as_ref().and_then(|body| body.params);
-    }
-    Ok(traced)
+    told(run, document, kept)
 }
 
 /// Tells what `run` did, where what its steps gave is at hand.
@@ -68,6 +62,8 @@ pub(super) fn told(
             Context { input: &input, outputs: &outputs, previous: document.plan.previous(index) };
         let called = state.action.is_some() && !state.skipped && !gone;
         let params = called.then(|| template::render(&planned.params, &context).ok()).flatten();
+        let claims = planned.claims.as_ref().filter(|_| called);
+        let claims = claims.and_then(|claims| claims.render(&context).ok());
         let gave = state.status == StepStatus::Succeeded && !state.skipped;
         let output = outputs.get(&planned.id).filter(|_| gave);
         let output = output.map(|output| RawJson::parse(&output.to_string()));
@@ -78,7 +74,7 @@ pub(super) fn told(
             state: state.clone(),
             action: state.action.clone(),
             params,
-            called_with: None,
+            claims,
             output: output.transpose().map_err(Refused::internal)?,
             failure: state.failure.clone(),
             cost: state.cost,

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use kernel::action::FailureCode;
+use kernel::decision::DecisionPoint as _;
 use kernel::failure::Failure;
 use kernel::json::RawJson;
 use kernel::receipt::LogId;
+use kernel::release::Ring;
 use kernel::run::{Run, Status};
-use proto::runs::{Run as WireRun, RunState, RunStep};
+use proto::runs::{Run as WireRun, RunPin, RunState, RunStep};
 use proto::wire::{Json, Timestamp};
 
 use super::document;
@@ -72,6 +74,25 @@ pub(super) fn brief(log: &LogId, run: &Run) -> WireRun {
     }
 }
 
+/// What a run is bound to, and whether the policy that goes with it is still the one in force.
+pub(super) fn pinned(shared: &Shared, log: &LogId, run: &Run) -> Option<RunPin> {
+    let pinned = run.request.release.as_ref()?;
+    let LogId::Workspace(tenant, _) = log else { return None };
+    let text = |id: Option<&str>| id.unwrap_or_default().to_owned();
+    let model = pinned.model_pin.as_ref();
+    Some(RunPin {
+        workflow: pinned.workflow.to_string(),
+        version: pinned.version.to_string(),
+        digest: pinned.digest.to_string(),
+        release_id: text(pinned.release.as_ref().map(|id| id.as_str())),
+        ring: text(pinned.ring.map(Ring::as_str)),
+        policy_revision: u32::try_from(pinned.policy_revision).unwrap_or(u32::MAX),
+        policy_in_force: shared.policy.current(tenant).revision == pinned.policy_revision,
+        model_provider: text(model.map(|pin| pin.provider.as_str())),
+        model: text(model.map(|pin| pin.model.as_str())),
+    })
+}
+
 fn step(traced: Traced) -> RunStep {
     let state = traced.state;
     RunStep {
@@ -100,6 +121,7 @@ pub(super) fn whole(
     known: Option<&Live>,
 ) -> Result<WireRun> {
     let mut wire = brief(log, run);
+    wire.pinned = pinned(shared, log, run);
     wire.checkpoint = match checkpoint.is_empty() {
         false => checkpoint.to_string(),
         true => shared.ledger.store().head(log)?.map_or_else(String::new, |head| head.checkpoint),

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use kernel::account::Account;
-use kernel::action::Status;
 use kernel::failure::Category;
 use kernel::ids::{AccountId, ToolId};
 use kernel::machine::{Kind, State};
@@ -18,15 +17,14 @@ use proto::runtime::{
 use proto::wire::Json;
 use serde::Serialize;
 
-use super::skills::{self, Recent};
+use super::skills;
 use super::verdict;
 use super::wire::{signed, unsigned};
 use crate::actions;
 use crate::error::{Refused, Result};
-use crate::limits;
 use crate::rate::Allowance;
 use crate::shared::{Caller, Shared};
-use crate::toolbox;
+use crate::toolbox::{self, Found};
 
 /// Micro-USD in a cent.
 const CENT: i64 = 10_000;
@@ -55,7 +53,9 @@ pub(super) fn get(
     check_own(caller, wire)?;
     let account = account_of(shared, caller, caller.account.as_ref())?;
     let mut capabilities = BTreeMap::new();
-    for tool in &skills::listed(shared, caller)? {
+    let listed = skills::listed(shared, caller)?;
+    let usual_ms = usual_ms(shared, caller, &listed)?;
+    for tool in &listed {
         let manifest = tool.manifest();
         let model = skills::model(manifest)?;
         let cost = model.per_call_micro_usd;
@@ -68,7 +68,7 @@ pub(super) fn get(
             policy: effect.map(|effect| actions::effect(effect).as_str_name()),
             tool_id: manifest.id.to_string(),
             cost_estimate_cents: signed(cents(cost)),
-            avg_latency_ms: unsigned(model.latency_ms),
+            avg_latency_ms: unsigned(*usual_ms.get(&manifest.id).unwrap_or(&model.latency_ms)),
             rate_limit_remaining: allowance.remaining,
             known_failure_patterns: patterns.map(|mode| mode.code.clone()).collect(),
         };
@@ -88,6 +88,23 @@ pub(super) fn get(
         budget: account.as_ref().map(budget),
         rate_limits: Some(rate(allowance)),
         permissions,
+    })
+}
+
+/// How long the tools usually take, as far as that is known of earlier attempts.
+fn usual_ms(
+    shared: &Shared,
+    caller: &Caller,
+    tools: &[Found<'_>],
+) -> Result<BTreeMap<ToolId, u64>> {
+    let now = shared.now();
+    shared.experiences.read(&shared.ledger, &caller.log(), |experience| {
+        let usual = tools.iter().filter_map(|tool| {
+            let id = &tool.manifest().id;
+            let ms = experience.history(&caller.environment, id, now)?.usual_ms()?;
+            Some((id.clone(), ms))
+        });
+        usual.collect()
     })
 }
 
@@ -160,7 +177,8 @@ fn rate(allowance: Allowance) -> RateLeft {
 /// What a resource is.
 enum Resource {
     Principal,
-    Skill(ToolId, u64),
+    /// How long one attempt may take, in milliseconds.
+    Skill(u64),
     Account(Box<Account>),
 }
 
@@ -171,16 +189,13 @@ pub(super) fn contract(
     id: &str,
 ) -> Result<ResourceContract> {
     let resource = resource(shared, caller, id)?;
-    let running = Recent::at(shared, caller, Status::Executing)?;
     let own = || account_of(shared, caller, caller.account.as_ref());
-    let (kind, account, running, attempt_ms) = match &resource {
-        Resource::Principal => ("principal", own()?, running.count(None), None),
-        Resource::Skill(tool, ms) => ("skill", own()?, running.count(Some(tool)), Some(*ms)),
-        Resource::Account(account) => {
-            let held = u32::try_from(account.holds.len()).unwrap_or(u32::MAX);
-            ("account", Some(Account::clone(account)), held, None)
-        }
+    let (kind, account, attempt_ms) = match &resource {
+        Resource::Principal => ("principal", own()?, None),
+        Resource::Skill(ms) => ("skill", own()?, Some(*ms)),
+        Resource::Account(account) => ("account", Some(Account::clone(account)), None),
     };
+    let (runs_max, running) = shared.runs.places(&caller.tenant);
     let longest = || {
         let all = toolbox::all(shared, &caller.tenant);
         all.iter().map(|tool| tool.manifest().timeout_ms).max().unwrap_or(0)
@@ -191,8 +206,8 @@ pub(super) fn contract(
         budget: account.as_ref().map(budget),
         rate_limits: Some(rate(allowance)),
         concurrency: Some(ConcurrencyLeft {
-            max_concurrent: u32::try_from(limits::QUEUE_CONCURRENCY).unwrap_or(u32::MAX),
-            current_running: running,
+            max_concurrent: u32::try_from(runs_max).unwrap_or(u32::MAX),
+            current_running: u32::try_from(running).unwrap_or(u32::MAX),
         }),
         time: Some(TimeBounds { max_attempt_ms: unsigned(attempt_ms.unwrap_or_else(longest)) }),
     })
@@ -205,8 +220,7 @@ fn resource(shared: &Shared, caller: &Caller, id: &str) -> Result<Resource> {
         return Ok(Resource::Principal);
     }
     if let Ok(tool) = skills::find(shared, caller, id) {
-        let manifest = tool.manifest();
-        return Ok(Resource::Skill(manifest.id.clone(), manifest.timeout_ms));
+        return Ok(Resource::Skill(tool.manifest().timeout_ms));
     }
     let absent = || Refused::not_found("resource");
     let account = AccountId::new(id).map_err(|_| absent())?;

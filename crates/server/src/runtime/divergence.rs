@@ -80,7 +80,8 @@ fn estimator(report: Report) -> EstimatorReport {
     }
 }
 
-fn attempt(one: Comparison, receipt_id: impl Fn(u64) -> String) -> AttemptDivergence {
+/// One attempt beside what was estimated of it.
+pub(crate) fn attempt(one: Comparison, receipt_id: impl Fn(u64) -> String) -> AttemptDivergence {
     let Comparison { attempt, latency, cost } = one;
     AttemptDivergence {
         receipt_id: receipt_id(attempt.index),

@@ -8,6 +8,8 @@ mod verdict;
 mod wire;
 pub(crate) mod yaml;
 
+pub(crate) use divergence::attempt as attempt_divergence;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -156,6 +158,18 @@ impl RuntimeApi {
             (known.collect(), experience.next)
         })
     }
+}
+
+/// What `plan` would come to if it were run now by `caller` with `budget` to spend.
+pub(crate) fn foreseen(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    plan: &Plan,
+    budget: MicroUsd,
+) -> Result<SimulateResponse> {
+    let terms = Terms { budget, seed: SEED_DEFAULT, now: shared.now() };
+    let simulated = RuntimeApi(shared.clone()).simulated(caller, plan, &terms)?;
+    Ok(wire::response(simulated, None, terms.seed))
 }
 
 /// The plan of a list of skills, or why it is none; and the digest of the list.

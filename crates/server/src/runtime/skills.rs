@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kernel::action::{Action, Status};
+use kernel::action::Action;
 use kernel::ids::ToolId;
 use kernel::machine::{Kind, State};
 use kernel::retry;
@@ -19,7 +19,6 @@ use serde::Serialize;
 
 use super::wire::{signed, unsigned};
 use crate::error::{Refused, Result};
-use crate::limits;
 use crate::shared::{Caller, Shared};
 use crate::toolbox::{self, Found};
 use crate::tools::visible;
@@ -164,7 +163,7 @@ fn failure(mode: &FailureMode, idempotent: bool, seen: Option<&Failures>) -> Ski
 }
 
 /// The newest actions of the workspace that the caller sees, the newest first.
-pub(super) struct Recent(Vec<Action>);
+struct Recent(Vec<Action>);
 
 /// How the actions of one tool failed.
 struct Failures {
@@ -174,17 +173,7 @@ struct Failures {
 
 impl Recent {
     fn of(shared: &Shared, caller: &Caller) -> Result<Self> {
-        Self::with(shared, caller, None, RECENT)
-    }
-
-    /// Those that stand at `status`.
-    pub(super) fn at(shared: &Shared, caller: &Caller, status: Status) -> Result<Self> {
-        Self::with(shared, caller, Some(status), limits::PAGE_SIZE_MAX)
-    }
-
-    fn with(shared: &Shared, caller: &Caller, status: Option<Status>, limit: u32) -> Result<Self> {
-        let status = status.map(|status| status.as_str().to_owned());
-        let page = Page { status, limit, ..Page::default() };
+        let page = Page { limit: RECENT, ..Page::default() };
         let states = shared.ledger.list(&caller.log(), Kind::Action, &page)?;
         let seen = states.into_iter().filter_map(|state| match state {
             State::Action(action) => Some(action),
@@ -192,12 +181,6 @@ impl Recent {
         });
         let sees = |action: &Action| caller.sees("actions:read", &action.request.actors);
         Ok(Self(seen.filter(sees).collect()))
-    }
-
-    /// How many there are, of that tool where one is named.
-    pub(super) fn count(&self, tool: Option<&ToolId>) -> u32 {
-        let of = |action: &&Action| tool.is_none_or(|tool| action.request.tool == *tool);
-        u32::try_from(self.0.iter().filter(of).count()).unwrap_or(u32::MAX)
     }
 
     /// How the tool's actions failed, where enough of them ended for that to say anything.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use kernel::decision::{
-    Decision, DecisionInput, DecisionPoint as _, Effect, InputBudget, InputPrincipal, InputTool,
-    Phase,
+    Decision, DecisionInput, DecisionPoint as _, Effect, InputBudget, InputOperational,
+    InputPrincipal, InputTool, Phase,
 };
 use kernel::json::RawJson;
 use kernel::risk::Risk;
@@ -45,7 +45,16 @@ pub(super) fn of(
         Some(decision) => (decision.rules, decision.reasons, Some(decision.effect)),
         None => (Vec::new(), Vec::new(), None),
     };
-    Ok(Verdict { available: true, effect, rules, reasons, exact, problem })
+    let worst = worst(shared, caller, tool, step);
+    Ok(Verdict { available: true, effect, rules, reasons, exact, problem, worst })
+}
+
+/// What a call costs at most, where that follows from more than its tool. A template counts as the
+/// text that it is written with.
+fn worst(shared: &Shared, caller: &Caller, tool: &Found<'_>, step: &Step) -> Option<MicroUsd> {
+    tool.validate(shared, caller, &step.params).ok()?;
+    let estimate = tool.facts(&step.params).estimate;
+    Some(estimate).filter(|estimate| *estimate != tool.manifest().cost.per_call_micro_usd)
 }
 
 /// What policy announces of a tool, whatever it is called with: its least restrictive effect.
@@ -104,6 +113,8 @@ impl Asking<'_> {
                 estimate_micro_usd: estimate,
             },
             approval: None,
+            operational: InputOperational::default(),
+            run: None,
             now: (*now).into(),
         };
         let decision = match phase {

@@ -6,7 +6,9 @@ use kernel::failure::{Category, Failure};
 use kernel::limits;
 use kernel::workflow::document::Document;
 use kernel::workflow::{Plan, Refused};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_yaml_ng::{Error, Value};
 
 /// Why a text is no document.
@@ -14,10 +16,19 @@ const INVALID: &str = "workflow_invalid";
 
 /// The plan of the document, or why it is none.
 pub(crate) fn plan(text: &str) -> Result<Plan, Failure> {
-    let invalid = |reason: String| Failure::new(Category::Validation, INVALID, reason);
-    if text.len() > limits::WORKFLOW_BYTES_MAX {
-        let max = limits::WORKFLOW_BYTES_MAX;
-        return Err(invalid(format!("a workflow document has at most {max} bytes")));
+    let document: Document = document(text, limits::WORKFLOW_BYTES_MAX, INVALID)?;
+    document.compile().map_err(|refused| located(text, refused))
+}
+
+/// The document of a text of at most `max` bytes, or why it is none: `code`, with the line.
+pub(crate) fn document<T: DeserializeOwned>(
+    text: &str,
+    max: usize,
+    code: &str,
+) -> Result<T, Failure> {
+    let invalid = |reason: String| Failure::new(Category::Validation, code, reason);
+    if text.len() > max {
+        return Err(invalid(format!("such a document has at most {max} bytes")));
     }
     let unread = |error: Error| match error.location() {
         // The library adds the line to its message, except to that of the first.
@@ -28,15 +39,18 @@ pub(crate) fn plan(text: &str) -> Result<Plan, Failure> {
     let value: Value = serde_yaml_ng::from_str(text).map_err(unread)?;
     plain(&value)
         .map_err(|what| invalid(format!("{what} has no form in JSON: write it as text")))?;
-    let document: Document = serde_yaml_ng::from_str(text).map_err(unread)?;
-    document.compile().map_err(|refused| located(text, refused))
+    serde_yaml_ng::from_str(text).map_err(unread)
 }
 
 /// A refusal with its line.
-fn located(text: &str, refused: Refused) -> Failure {
-    let line = line_of(text, &refused.place);
-    let mut failure = Failure::from(refused);
-    if let Some(line) = line {
+pub(crate) fn located(text: &str, refused: Refused) -> Failure {
+    let place = refused.place.clone();
+    with_line(text, &place, Failure::from(refused))
+}
+
+/// `failure` with the line on which `place` stands.
+pub(crate) fn with_line(text: &str, place: &str, mut failure: Failure) -> Failure {
+    if let Some(line) = line_of(text, place) {
         failure.message = format!("line {line}: {}", failure.message);
     }
     failure
@@ -59,7 +73,7 @@ fn plain(value: &Value) -> Result<(), &'static str> {
 }
 
 /// The line on which `place`, such as `spec.steps[2].when`, stands; or what it would stand in.
-fn line_of(text: &str, place: &str) -> Option<usize> {
+pub(crate) fn line_of(text: &str, place: &str) -> Option<usize> {
     let mut path: Vec<&str> =
         place.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();
     loop {

@@ -57,7 +57,16 @@ impl SandboxesApi {
         let (tool, params, claims) = asked;
         let tool = ToolId::new(tool).map_err(Refused::internal)?;
         let account = payer(caller, account_id)?;
-        let asked = Asked { tool, params, claims, account, through: None, under: None, step: None };
+        let asked = Asked {
+            tool,
+            params,
+            claims,
+            account,
+            through: None,
+            under: None,
+            step: None,
+            reverses: None,
+        };
         self.actions().carry_out(caller, asked, body, patience).await
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kernel::action::{Action, Status};
 use kernel::failure::{Category, Failure};
-use kernel::ids::{ActionId, ToolId};
+use kernel::ids::{AccountId, ActionId, RunId, ToolId};
 use kernel::json::RawJson;
 use kernel::machine::{Kind, State};
 use kernel::receipt::LogId;
@@ -61,6 +61,10 @@ impl Call {
 pub(super) struct GovernedDoor {
     shared: Arc<Shared>,
     execution: ActionId,
+    /// Who pays: whoever pays for the execution.
+    account: Option<AccountId>,
+    /// The run that it is a step of.
+    run: Option<RunId>,
     log: LogId,
     /// Whose execution it is. It has no parameters any more.
     document: Document,
@@ -123,12 +127,14 @@ impl GovernedDoor {
     pub(super) fn new(
         shared: &Arc<Shared>,
         caller: &Caller,
-        (execution, document): (&ActionId, &Document),
+        (execution, document): (&Action, &Document),
         cancel: CancellationToken,
     ) -> Self {
         Self {
             shared: shared.clone(),
-            execution: execution.clone(),
+            execution: execution.id.clone(),
+            account: execution.request.account.clone(),
+            run: execution.request.run().cloned(),
             log: caller.log(),
             document: Document { params: RawJson::empty_object(), ..document.clone() },
             trace_id: caller.trace_id.clone(),
@@ -250,7 +256,8 @@ impl GovernedDoor {
         let params = RawJson::parse(&call.args).map_err(|error| {
             Fault::told(Failure::new(Category::Validation, error.code(), error.to_string()))
         })?;
-        Ok((Under { execution: self.execution.clone(), seq }, tool, params))
+        let (execution, run) = (self.execution.clone(), self.run.clone());
+        Ok((Under { execution, seq, run }, tool, params))
     }
 
     /// Asks for the action, or finds the one that was asked for before, and waits for its end.
@@ -267,10 +274,11 @@ impl GovernedDoor {
             tool: tool.clone(),
             params: params.clone(),
             claims: Claims::new(None)?,
-            account: caller.account.clone(),
+            account: self.account.clone().or_else(|| caller.account.clone()),
             through: None,
             under: Some(Arc::new(under.clone())),
             step: None,
+            reverses: None,
         };
         let submitting = {
             let (shared, caller) = (self.shared.clone(), caller.clone());

@@ -109,7 +109,7 @@ async fn attempt(
 ) -> Result<Ended, Failure> {
     let job = job(shared, caller, action, &plan.document.params)?;
     let live = shared.sandbox.runs.enter(&action.id);
-    let asked = (&action.id, plan.document);
+    let asked = (action, plan.document);
     let door = Arc::new(GovernedDoor::new(shared, caller, asked, live.cancel.clone()));
     let (seed, started_at) = (seed(&plan.document.nonce), action.requested_at);
     let sandbox_id = ledger::keys::random::<16>()
@@ -332,7 +332,8 @@ fn ended(mut ran: Ran) -> Ended {
             ToolOutcome::Failed(Failure::new(Category::Sandbox, "result_invalid", message))
         }
         (Ending::Success, Ok(result)) => {
-            ToolOutcome::Executed(Executed { result, cost: price, meta: Meta::default() })
+            let (meta, prior, model) = (Meta::default(), None, None);
+            ToolOutcome::Executed(Executed { result, cost: price, meta, prior, model })
         }
         (_, Ok(result)) => {
             let (code, message) = why(&ran);

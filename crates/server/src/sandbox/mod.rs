@@ -34,13 +34,13 @@ pub(crate) use attest::attest;
 pub(crate) use confine::{Servers, forget_folder};
 pub(crate) use execute::{Ran, call};
 pub(crate) use limits::CANCEL_WAIT;
-pub(crate) use recording::keep;
+pub(crate) use recording::{drop_recording, keep};
 pub use settings::{
     AttestationConfig, LightConfig, SandboxConfig, SandboxPolicies, TeeConfig, Variables,
     WasmConfig,
 };
 pub(crate) use tool::{CodeTool, attempt_ms, is_code};
-pub(crate) use under::{Under, abandon};
+pub(crate) use under::{Under, abandon, called};
 
 /// The variable that names the folder of the interpreters.
 const RUNTIMES: &str = "TALLY_RUNTIMES";

@@ -29,6 +29,13 @@ const RECORDING: &str = "recording";
 /// The part that its attestation discloses.
 const DISCLOSURE: &str = "disclosure";
 
+/// Deletes what an execution could be repeated from.
+pub(crate) fn drop_recording(log: &LogId, action: &Action) -> Option<SideRow> {
+    let ran = action.outcome.as_ref().is_some_and(|outcome| outcome.attestation.is_some());
+    let (tenant, id) = (log.tenant().to_owned(), action.id.to_string());
+    ran.then_some(SideRow::DropContent { tenant, id, part: RECORDING })
+}
+
 /// The code of an execution, as it is kept.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

@@ -65,7 +65,8 @@ pub(super) async fn call(
     let outcome = match repeat(shared, caller, plan, permit).await {
         Ok((result, units)) => {
             let (cost, meta) = (plan.request.estimate, Meta { units, ..Meta::default() });
-            ToolOutcome::Executed(Executed { result, cost, meta })
+            let (prior, model) = (None, None);
+            ToolOutcome::Executed(Executed { result, cost, meta, prior, model })
         }
         Err(Refused(failure)) => ToolOutcome::Failed(failure.retryable(false)),
     };

@@ -2,7 +2,7 @@
 
 use kernel::action::{Action, Status};
 use kernel::failure::{Category, Failure};
-use kernel::ids::{ActionId, ToolId};
+use kernel::ids::{ActionId, RunId, ToolId};
 use kernel::json::{self, RawJson};
 use kernel::machine::{Kind, State};
 use kernel::receipt::LogId;
@@ -23,6 +23,8 @@ pub(crate) struct Under {
     pub(crate) execution: ActionId,
     /// From 1.
     pub(crate) seq: u32,
+    /// The run that the execution is a step of.
+    pub(crate) run: Option<RunId>,
 }
 
 impl Under {
@@ -79,12 +81,31 @@ pub(crate) async fn abandon(shared: &Shared, log: &LogId, execution: &Action) {
         return;
     }
     for seq in 1..=shared.config.sandbox.tool_calls {
-        let under = Under { execution: execution.id.clone(), seq };
+        let under = Under { execution: execution.id.clone(), seq, run: None };
         if let Err(Refused(error)) = under.withdraw(shared, log).await {
             // Whoever decides about it sees whose it was.
             tracing::warn!(execution = %execution.id, seq, %error, "a call stays open");
         }
     }
+}
+
+/// The actions that the code of an execution asked for.
+pub(crate) fn called(shared: &Shared, log: &LogId, execution: &Action) -> Result<Vec<ActionId>> {
+    let attested = execution.outcome.as_ref().and_then(|outcome| outcome.attestation.as_ref());
+    let LogId::Workspace(tenant, _) = log else { return Ok(Vec::new()) };
+    if attested.is_none() && !serves(shared, tenant, &execution.request.tool) {
+        return Ok(Vec::new());
+    }
+    let made = attested.and_then(|attested| attested.tool_calls_made);
+    let mut called = Vec::new();
+    for seq in 1..=made.unwrap_or(shared.config.sandbox.tool_calls) {
+        let under = Under { execution: execution.id.clone(), seq, run: None };
+        let held = shared.ledger.read(log, Kind::Idempotency, &under.name())?;
+        if let Some(State::Reservation(held)) = held {
+            called.push(ActionId::new(held.target).map_err(Refused::internal)?);
+        }
+    }
+    Ok(called)
 }
 
 impl Under {

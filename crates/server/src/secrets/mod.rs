@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 pub(crate) use api::SecretsApi;
+pub(crate) use upstream::OfTenant;
 
 use crate::directory::Directory;
 use crate::doubt::Doubt;

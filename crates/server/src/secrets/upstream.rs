@@ -30,6 +30,18 @@ pub(crate) struct OfTenant {
     tenant: TenantId,
 }
 
+impl OfTenant {
+    /// Keeps another value of a secret: the system that it is for replaced it.
+    pub(crate) async fn replace(
+        &self,
+        name: &str,
+        value: &str,
+    ) -> std::result::Result<(), Failure> {
+        let kept = self.secrets.keep(&self.tenant, name, value, None).await;
+        kept.map_err(|refused| refused.0)
+    }
+}
+
 impl mcp::Secrets for OfTenant {
     fn reveal(&self, name: &str) -> std::result::Result<Zeroizing<String>, Failure> {
         self.secrets.reveal(&self.tenant, name)

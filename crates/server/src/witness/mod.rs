@@ -21,9 +21,9 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::system_clock;
 use crate::config::Tls;
 use crate::listen::{self, Listener};
-use crate::shared::system_clock;
 
 pub use self::store::AlarmRow;
 use self::store::Store;

@@ -70,9 +70,11 @@ pub(super) fn status(status: u16, headers: &str, body: &str) -> Act {
 pub(super) fn answer(form: &str, model: &str, text: &str, (read, written): (u64, u64)) -> Act {
     let usage = json!({"input_tokens": read, "output_tokens": written});
     let body = match form {
-        "openai" => json!({"model": model, "choices": [{"index": 0, "finish_reason": "stop",
+        "openai" | "azure_openai" => {
+            json!({"model": model, "choices": [{"index": 0, "finish_reason": "stop",
             "message": {"role": "assistant", "content": text, "refusal": null}}],
-            "usage": {"prompt_tokens": read, "completion_tokens": written}}),
+            "usage": {"prompt_tokens": read, "completion_tokens": written}})
+        }
         "anthropic" => json!({"type": "message", "model": model, "stop_reason": "end_turn",
             "content": [{"type": "text", "text": text}], "usage": usage}),
         _ => json!({"model": model, "status": "completed", "usage": usage, "output": [
@@ -92,7 +94,7 @@ pub(super) fn events(form: &str, model: &str, pieces: &[&str], (read, written): 
         format!("event: {}\ndata: {value}\n\n", value["type"].as_str().unwrap_or("x"))
     };
     let (before, piece, after): Story = match form {
-        "openai" => {
+        "openai" | "azure_openai" => {
             let choice = |delta: Value, finish: Value| {
                 json!({"model": "", "choices": [
                     {"index": 0, "delta": delta, "finish_reason": finish}]})
@@ -133,7 +135,7 @@ pub(super) fn events(form: &str, model: &str, pieces: &[&str], (read, written): 
     };
     let begun = before.into_iter().chain(pieces.iter().map(|text| piece(text)));
     let mut end: String = after.into_iter().map(event).collect();
-    if form == "openai" {
+    if matches!(form, "openai" | "azure_openai") {
         end.push_str("data: [DONE]\n\n");
     }
     Act::Stream(begun.map(event).collect(), end)

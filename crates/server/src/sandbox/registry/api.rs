@@ -105,6 +105,9 @@ pub(crate) async fn register(
     if shared.tools.get(&id).is_some() {
         return Err(conflict("tool_id_taken", format!("`{id}` is a tool of Tally's own")));
     }
+    if id.as_str().split_once('.').is_some_and(|(v, _)| shared.instances.has(&caller.tenant, v)) {
+        return Err(conflict("tool_id_taken", format!("`{id}` would be a tool of a connector")));
+    }
     let known = shared.registry.state(&caller.tenant, &id);
     let registration = Registration {
         manifest: checked.digest(),

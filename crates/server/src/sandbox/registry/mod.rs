@@ -259,7 +259,8 @@ impl Registry {
         })
     }
 
-    fn ids(&self, tenant: &TenantId) -> Vec<ToolId> {
+    /// The ids of the registered tools.
+    pub(crate) fn ids(&self, tenant: &TenantId) -> Vec<ToolId> {
         let entries = self.entries.read();
         entries.get(tenant).map(|of| of.keys().cloned().collect()).unwrap_or_default()
     }

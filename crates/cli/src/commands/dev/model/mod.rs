@@ -6,6 +6,7 @@ mod anthropic;
 mod asked;
 mod instance;
 mod openai;
+mod record;
 mod reply;
 mod responses;
 mod script;
@@ -19,8 +20,10 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use tokio::net::TcpListener;
 
+use super::site::Running;
 use crate::exit::Exit;
 use crate::output::print;
+use record::Record;
 use script::Script;
 
 /// What the names of its models begin with. It answers for no other.
@@ -41,12 +44,16 @@ pub(crate) struct Model {
     /// How to answer: a YAML file of rules. Without it every message is summed up.
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
+    /// Where to note each request for an answer: a file of JSON lines with the milliseconds since
+    /// the start at which it came, the model, and the status that it was answered with.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 impl Model {
     /// Runs the command, until it is stopped.
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let Self { listen, script } = self;
+        let Self { listen, script, record } = self;
         if !listen.ip().is_loopback() {
             bail!("--listen: {listen} is not of this machine alone: write 127.0.0.1 or [::1]");
         }
@@ -54,11 +61,21 @@ impl Model {
             Some(path) => Script::load(&path)?,
             None => Script::default(),
         };
+        let record = Record::open(record.as_deref())?;
         let listener = TcpListener::bind(listen).await;
         let listener = listener.with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
         print(&format!("model simulator (no model answers here) listening on http://{address}"))?;
-        serve::run(listener, Arc::new(script)).await?;
+        serve::run(listener, Arc::new(script), record).await?;
         Ok(Exit::Done)
     }
+}
+
+/// Starts one in this process, on a free port. `script` is YAML.
+pub(crate) async fn start(script: &str) -> anyhow::Result<Running> {
+    let script: Script = serde_yaml_ng::from_str(script)?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let serving = tokio::spawn(serve::run(listener, Arc::new(script), Record::open(None)?));
+    Ok(Running::new(address, serving.abort_handle()))
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body, Bytes, Frame, Incoming};
@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::asked::{Asked, Form};
+use super::record::Record;
 use super::reply::Reply;
 use super::script::{Rule, Script};
 use super::{BODY_BYTES_MAX, PREFIX, anthropic, openai, responses};
@@ -48,12 +49,17 @@ impl Body for Pieces {
 /// What the connections share.
 struct Simulator {
     script: Arc<Script>,
+    record: Record,
     next: AtomicU64,
 }
 
 /// Serves for ever.
-pub(super) async fn run(listener: TcpListener, script: Arc<Script>) -> anyhow::Result<()> {
-    let simulator = Arc::new(Simulator { script, next: AtomicU64::new(1) });
+pub(super) async fn run(
+    listener: TcpListener,
+    script: Arc<Script>,
+    record: Record,
+) -> anyhow::Result<()> {
+    let simulator = Arc::new(Simulator { script, record, next: AtomicU64::new(1) });
     loop {
         let (stream, _) = listener.accept().await?;
         let simulator = simulator.clone();
@@ -71,6 +77,7 @@ pub(super) async fn run(listener: TcpListener, script: Arc<Script>) -> anyhow::R
 
 impl Simulator {
     async fn answer(&self, request: Request<Incoming>) -> Response<Pieces> {
+        let came = Instant::now();
         let (head, body) = request.into_parts();
         // Only Anthropic's SDKs name a version.
         let theirs = head.headers.contains_key("anthropic-version");
@@ -90,6 +97,7 @@ impl Simulator {
                 None => return failed(theirs, 404, "not_found", "there is nothing here"),
             },
             (&Method::POST, "/v1/chat/completions") => Form::Chat,
+            (&Method::POST, path) if is_azure(path, head.uri.query()) => Form::Chat,
             (&Method::POST, "/v1/responses") => Form::Responses,
             (&Method::POST, "/v1/messages") => Form::Messages,
             (&Method::POST, "/v1/messages/count_tokens") => {
@@ -105,13 +113,18 @@ impl Simulator {
         match Asked::read(form, &body.to_bytes()) {
             Err(message) => failed(theirs, 400, "invalid_value", &message),
             Ok(asked) if !asked.model.starts_with(PREFIX) => unknown(theirs, &asked.model),
-            Ok(asked) => self.reply(&asked).await,
+            Ok(asked) => self.reply(&asked, came).await,
         }
     }
 
-    async fn reply(&self, asked: &Asked) -> Response<Pieces> {
+    async fn reply(&self, asked: &Asked, came: Instant) -> Response<Pieces> {
         let none = Rule::default();
         let rule = self.script.rule(asked).unwrap_or(&none);
+        let status = (!rule.hang).then_some(rule.status.unwrap_or(200));
+        if let Err(error) = self.record.note(came, asked, status) {
+            let theirs = asked.form == Form::Messages;
+            return failed(theirs, 500, "record_failed", &format!("{error:#}"));
+        }
         if rule.hang {
             std::future::pending::<()>().await;
         }
@@ -181,7 +194,16 @@ async fn counted(body: Incoming) -> Response<Pieces> {
 fn has_key(headers: &HeaderMap, key: &str) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    bearer == Some(key) || text("x-api-key") == Some(key)
+    let own = ["x-api-key", "api-key"];
+    bearer == Some(key) || own.iter().any(|name| text(name) == Some(key))
+}
+
+/// Whether it is asked as Azure OpenAI is: of a deployment, in a version of the API.
+fn is_azure(path: &str, query: Option<&str>) -> bool {
+    let rest = path.strip_prefix("/openai/deployments/");
+    let name = rest.and_then(|rest| rest.strip_suffix("/chat/completions"));
+    let version = query.is_some_and(|query| query.starts_with("api-version="));
+    version && name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
 }
 
 fn unknown(theirs: bool, model: &str) -> Response<Pieces> {

@@ -1,16 +1,21 @@
-//! Evidence: bundles for strangers, exported and verified.
+//! Evidence: bundles for strangers, exported and verified, and what they cover.
+
+mod coverage;
+mod period;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kernel::action;
+use kernel::bundle::run::{self, Story};
 use kernel::dsse::Envelope;
 use kernel::failure::{Category, Failure};
 use kernel::limits::BUNDLE_RECEIPTS_MAX;
 use kernel::machine::{Change, Kind, State};
 use kernel::note::{Checkpoint, Note};
 use kernel::receipt::{LogId, Statement};
-use kernel::values::{Digest, MicroUsd};
+use kernel::run::Run;
+use kernel::values::{Digest, MicroUsd, Timestamp};
 use kernel::verify::Trust;
 use ledger::evidence::{
     BundleReport, ExportRequest, Pinned, Selection, export, export_under, verify_bundle,
@@ -18,12 +23,15 @@ use ledger::evidence::{
 use ledger::proofs;
 use proto::HttpBody;
 use proto::evidence::evidence_service_server::EvidenceService;
-use proto::evidence::{ExportEvidenceRequest, VerifyEvidenceResponse};
+use proto::evidence::{
+    ExportEvidenceRequest, GetCoverageRequest, GetCoverageResponse, VerifyEvidenceResponse,
+};
 use tonic::{Request, Response, Status};
 
 use crate::actions::check_place;
 use crate::error::{Refused, Result};
 use crate::ledger_api::size_of;
+use crate::runs::Members;
 use crate::shared::{Caller, Shared};
 use crate::signing_keys;
 
@@ -120,11 +128,24 @@ fn selected(
     wire: &ExportEvidenceRequest,
     size: u64,
 ) -> Result<Selection> {
+    let timed = wire.since.is_some() || wire.until.is_some();
+    let ranged = wire.from_index > 0 || wire.to_index.is_some();
+    if timed && (ranged || !wire.action_id.is_empty()) {
+        return Err(Refused::invalid("name a time, an action_id or a range of indices: one"));
+    }
+    if timed {
+        let at = |time: &proto::wire::Timestamp| {
+            period::index_at(&shared.ledger, log, size, Timestamp(time.micros()))
+        };
+        let from = wire.since.as_ref().map_or(Ok(0), at)?;
+        let to = wire.until.as_ref().map_or(Ok(size), at)?;
+        return Ok(Selection::Range { from, to });
+    }
     if wire.action_id.is_empty() {
         let to = wire.to_index.unwrap_or(size);
         return Ok(Selection::Range { from: wire.from_index, to });
     }
-    if wire.from_index > 0 || wire.to_index.is_some() {
+    if ranged {
         return Err(Refused::invalid("name an action_id or a range of indices, not both"));
     }
     let Some(State::Action(action)) = shared.ledger.read(log, Kind::Action, &wire.action_id)?
@@ -185,7 +206,71 @@ fn bundles(
     Ok(bundles)
 }
 
+/// The tree that a bundle is made under: the newest, with the cosignatures that it has, or the one
+/// that enough witnesses cosigned.
+fn tree(shared: &Shared, log: &LogId, cosigned: bool) -> Result<(Note, u64)> {
+    let signed = shared.witnesses.cosigned(shared, log)?;
+    let newest = proofs::checkpoint(&shared.ledger, log)?.unwrap_or_default();
+    let signed = signed.filter(|note| cosigned || newest.starts_with(note.text()));
+    let note = match signed {
+        Some(note) => Note::clone(&note),
+        None if cosigned => return Err(Refused::not_found("cosigned checkpoint yet")),
+        None => Note::parse(newest.as_bytes()).map_err(Refused::internal)?,
+    };
+    let size = Checkpoint::parse(note.text()).map_err(Refused::internal)?.size;
+    Ok((note, size))
+}
+
+/// A run that the caller may have evidence of.
+fn run_of(shared: &Shared, log: &LogId, wire: &ExportEvidenceRequest) -> Result<Run> {
+    let others = wire.from_index > 0 || wire.to_index.is_some() || !wire.action_id.is_empty();
+    if others || wire.since.is_some() || wire.until.is_some() {
+        return Err(Refused::invalid("name a run_id or other receipts, not both"));
+    }
+    match shared.ledger.read(log, Kind::Run, &wire.run_id)? {
+        Some(State::Run(run)) => Ok(run),
+        _ => Err(Refused::not_found("run")),
+    }
+}
+
+/// The bundle of one run.
+fn exported_run(shared: &Shared, log: LogId, wire: &ExportEvidenceRequest) -> Result<Vec<u8>> {
+    let run = run_of(shared, &log, wire)?;
+    let (note, size) = tree(shared, &log, wire.cosigned)?;
+    if run.first_receipt >= size {
+        let message = format!("witnesses have cosigned {size} receipts so far: none of the run");
+        let failure = Failure::new(Category::Conflict, "not_cosigned_yet", message);
+        return Err(failure.retryable(true).into());
+    }
+    let members = Members::of(shared, &log, &run, size)?;
+    let told = members.told();
+    let origin = log.origin(shared.ledger.host());
+    let story = run::tell(&run.id, &origin, &told).map_err(Refused::internal)?;
+    let policies = story.pins.policies.values().copied().collect();
+    let request = ExportRequest {
+        policies: bundles(shared, log.tenant(), &policies)?,
+        cost: cost_of(&story),
+        selection: Selection::Receipts(members.indices()),
+        log,
+        full_log: wire.full_log,
+        run: Some(story),
+    };
+    Ok(export_under(&shared.ledger, &request, &note)?)
+}
+
+fn cost_of(story: &Story) -> serde_json::Value {
+    let (steps, code) = (&story.total, &story.total_of_code);
+    let spent = steps.cost_micro_usd.0.saturating_add(code.cost_micro_usd.0);
+    serde_json::json!({
+        "actions": steps.actions.saturating_add(code.actions),
+        "spent_micro_usd": spent,
+    })
+}
+
 fn exported(shared: &Shared, log: LogId, wire: &ExportEvidenceRequest) -> Result<Vec<u8>> {
+    if !wire.run_id.is_empty() {
+        return exported_run(shared, log, wire);
+    }
     let cosigned = shared.witnesses.cosigned(shared, &log)?;
     let selection = select(shared, &log, wire, cosigned.as_deref())?;
     let told = read(shared, &log, &selection)?;
@@ -195,7 +280,7 @@ fn exported(shared: &Shared, log: LogId, wire: &ExportEvidenceRequest) -> Result
         log,
         selection,
         full_log: wire.full_log,
-        created_at: shared.now(),
+        run: None,
     };
     // The newest tree, unless the cosigned one is asked for or is the very same.
     let newest = proofs::checkpoint(&shared.ledger, &request.log)?.unwrap_or_default();
@@ -264,5 +349,18 @@ impl EvidenceService for EvidenceApi {
             receipts: u32::try_from(report.receipts).unwrap_or(u32::MAX),
             errors: report.errors,
         }))
+    }
+
+    async fn get_coverage(
+        &self,
+        request: Request<GetCoverageRequest>,
+    ) -> Reply<GetCoverageResponse> {
+        let caller = crate::caller(&request)?;
+        let wire = request.into_inner();
+        check_place(&caller, &wire.workspace, "")?;
+        let shared = self.0.clone();
+        let looking =
+            tokio::task::spawn_blocking(move || coverage::coverage(&shared, &caller, &wire));
+        Ok(Response::new(looking.await.map_err(Refused::internal)??))
     }
 }

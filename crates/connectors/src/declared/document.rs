@@ -1,0 +1,370 @@
+//! The text of a definition: YAML, read strictly, with the line of what is wrong in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use kernel::failure::Category;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::error::Error;
+use crate::limits;
+
+/// A definition as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Document {
+    pub(super) api_version: String,
+    pub(super) kind: String,
+    pub(super) metadata: Metadata,
+    pub(super) spec: Spec,
+    /// Recordings that `tally connector test` replays.
+    #[serde(default)]
+    pub(super) exchanges: Vec<super::replay::Exchange>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metadata {
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) title: String,
+    pub(super) description: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Spec {
+    /// Where the system is, where that is the same for everybody.
+    pub(super) base_url: Option<String>,
+    #[serde(default)]
+    pub(super) auth: Vec<AuthDocument>,
+    #[serde(default)]
+    pub(super) limits: LimitsDocument,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) errors: Vec<RuleDocument>,
+    pub(super) operations: BTreeMap<String, OperationDocument>,
+}
+
+/// How requests are authorised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum AuthKind {
+    None,
+    Bearer,
+    Header,
+    Basic,
+    Oauth2ClientCredentials,
+    Oauth2Refresh,
+    Hmac,
+}
+
+/// One way of it. Which members belong to which kind, `auth` checks.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct AuthDocument {
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) kind: AuthKind,
+    pub(super) token_path: Option<String>,
+    pub(super) token_url: Option<String>,
+    #[serde(default)]
+    pub(super) scopes: Vec<String>,
+    pub(super) client: Option<ClientAuth>,
+    pub(super) header: Option<String>,
+    pub(super) prefix: Option<String>,
+    pub(super) encoding: Option<Encoding>,
+    pub(super) signed: Option<Vec<Signed>>,
+    pub(super) timestamp_header: Option<String>,
+}
+
+/// How a client shows its own credential to a token endpoint (RFC 6749, 2.3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ClientAuth {
+    /// As members of the body.
+    #[default]
+    Body,
+    /// As HTTP Basic.
+    Basic,
+}
+
+/// How the bytes of a signature are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Encoding {
+    #[default]
+    Hex,
+    Base64,
+}
+
+/// A part of what is signed. Parts are joined by `.`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Signed {
+    Timestamp,
+    Method,
+    Path,
+    Body,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct LimitsDocument {
+    pub(super) timeout_ms: Option<u64>,
+    pub(super) response_bytes: Option<usize>,
+    pub(super) in_flight: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct CostDocument {
+    pub(super) per_call_micro_usd: i64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct OperationDocument {
+    /// Whether only other operations use it.
+    #[serde(default)]
+    pub(super) internal: bool,
+    pub(super) description: String,
+    pub(super) labels: BTreeSet<String>,
+    /// Whether it only reads although its method is not GET.
+    #[serde(default)]
+    pub(super) only_reads: bool,
+    /// Whether repeating it changes nothing more, by itself.
+    #[serde(default)]
+    pub(super) idempotent: bool,
+    pub(super) input: Value,
+    pub(super) output: Value,
+    pub(super) request: RequestDocument,
+    pub(super) idempotency: Option<IdempotencyDocument>,
+    pub(super) record: Option<ReadDocument>,
+    pub(super) expect: Option<String>,
+    pub(super) reverse: Option<String>,
+    pub(super) written: Option<Value>,
+    pub(super) confirm: Option<ConfirmDocument>,
+    pub(super) result: Value,
+    #[serde(default)]
+    pub(super) errors: Vec<RuleDocument>,
+    #[serde(default)]
+    pub(super) cost: CostDocument,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RequestDocument {
+    pub(super) method: String,
+    pub(super) path: String,
+    #[serde(default)]
+    pub(super) query: BTreeMap<String, Value>,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) body: Option<BodyDocument>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BodyDocument {
+    pub(super) json: Option<Value>,
+    pub(super) form: Option<BTreeMap<String, Value>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IdempotencyDocument {
+    pub(super) header: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReadDocument {
+    pub(super) read: String,
+    #[serde(rename = "with")]
+    pub(super) params: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfirmDocument {
+    pub(super) read: String,
+    #[serde(rename = "with")]
+    pub(super) params: BTreeMap<String, Value>,
+    pub(super) found: String,
+    pub(super) certain: String,
+    pub(super) result: Value,
+}
+
+/// One rule of what an answer means.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RuleDocument {
+    pub(super) when: WhenDocument,
+    pub(super) code: String,
+    pub(super) category: Category,
+    pub(super) meaning: String,
+    #[serde(default)]
+    pub(super) hint: String,
+    pub(super) retryable: Option<bool>,
+    pub(super) effect: Option<EffectDocument>,
+    pub(super) retry_after: Option<RetryAfterDocument>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhenDocument {
+    /// A status, a class such as `5xx`, or several of them.
+    pub(super) status: Option<Value>,
+    /// By header: one of these values, or any where none is named.
+    #[serde(default)]
+    pub(super) header: BTreeMap<String, Vec<String>>,
+    /// By JSON pointer into the body: one of these values.
+    #[serde(default)]
+    pub(super) body: BTreeMap<String, Vec<Value>>,
+}
+
+/// What an answer says of the effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum EffectDocument {
+    None,
+    Unknown,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetryAfterDocument {
+    pub(super) header: String,
+    #[serde(rename = "as")]
+    pub(super) form: RetryAfterForm,
+}
+
+/// What a header means that says when to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RetryAfterForm {
+    /// A number of seconds from now.
+    Seconds,
+    /// Seconds since 1970, in UTC.
+    EpochSeconds,
+}
+
+/// Reads YAML of at most so many bytes. What occurs twice is refused, and what has no form in JSON.
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    if text.len() > limits::CONNECTOR_BYTES_MAX {
+        let reason = format!("at most {} bytes", limits::CONNECTOR_BYTES_MAX);
+        return Err(Error::Definition { line: 1, reason });
+    }
+    // As a plain value first: that refuses what occurs twice at any depth.
+    let value: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).map_err(|e| unread(&e))?;
+    if let Err(what) = plain(&value, 0) {
+        return Err(Error::Definition { line: 1, reason: what.to_owned() });
+    }
+    serde_yaml_ng::from_str(text).map_err(|e| unread(&e))
+}
+
+fn unread(error: &serde_yaml_ng::Error) -> Error {
+    let line = error.location().map_or(1, |at| at.line());
+    Error::Definition { line, reason: error.to_string() }
+}
+
+/// Whether every value is one of JSON, and none lies too deep.
+fn plain(value: &serde_yaml_ng::Value, depth: usize) -> Result<(), &'static str> {
+    use serde_yaml_ng::Value as Yaml;
+    if depth > kernel::limits::JSON_DEPTH_MAX {
+        return Err("something is nested too deep");
+    }
+    match value {
+        Yaml::Number(number) if number.as_f64().is_some_and(|n| !n.is_finite()) => {
+            Err("a number that is none has no form in JSON")
+        }
+        Yaml::Tagged(_) => Err("a tag has no form in JSON"),
+        Yaml::Sequence(items) => items.iter().try_for_each(|item| plain(item, depth + 1)),
+        Yaml::Mapping(members) => members.iter().try_for_each(|(name, member)| match name {
+            Yaml::String(_) => plain(member, depth + 1),
+            _ => Err("a name that is no text has no form in JSON: put it in quotes"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The error about what stands at `path` in `text`.
+pub(super) fn at(text: &str, path: &[&str], reason: impl Into<String>) -> Error {
+    Error::Definition { line: line_of(text, path), reason: reason.into() }
+}
+
+/// The line on which `path` stands, or what it would stand in.
+fn line_of(text: &str, path: &[&str]) -> usize {
+    let mut path = path;
+    loop {
+        let found = Find(path).deserialize(serde_yaml_ng::Deserializer::from_str(text));
+        match (found, path.split_last()) {
+            (Err(error), _) => return error.location().map_or(1, |at| at.line()),
+            (Ok(()), Some((_, shorter))) => path = shorter,
+            (Ok(()), None) => return 1,
+        }
+    }
+}
+
+/// Goes down a path, and fails where it ends: the error knows the line.
+struct Find<'a>(&'a [&'a str]);
+
+impl<'de> DeserializeSeed<'de> for Find<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self.0 {
+            [] => deserializer.deserialize_any(Stop),
+            [..] => deserializer.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Find<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or an array")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let (first, rest) = self.0.split_first().unwrap_or((&"", &[]));
+        while let Some(name) = map.next_key::<String>()? {
+            match name == *first {
+                true => map.next_value_seed(Find(rest))?,
+                false => map.next_value::<IgnoredAny>().map(drop)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let (first, rest) = self.0.split_first().unwrap_or((&"", &[]));
+        let wanted = first.parse().unwrap_or(usize::MAX);
+        for index in 0_usize.. {
+            let more = match index == wanted {
+                true => seq.next_element_seed(Find(rest))?.is_some(),
+                false => seq.next_element::<IgnoredAny>()?.is_some(),
+            };
+            if !more {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Accepts nothing.
+struct Stop;
+
+impl Visitor<'_> for Stop {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("to stop here")
+    }
+}
