@@ -13,6 +13,7 @@ pub mod mcp;
 pub mod schema;
 pub mod tools;
 pub mod transform;
+pub mod yaml;
 
 mod files;
 mod http;

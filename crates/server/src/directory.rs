@@ -1,6 +1,6 @@
 //! What the control plane knows, in memory: tenants, workspaces, principals, keys, policies.
 //!
-//! It is the fold of the control logs: read at the start, moved on after each commit.
+//! It is a fold of the control logs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,12 +15,10 @@ use kernel::receipt::LogId;
 use kernel::secret::Secret;
 use kernel::session::Session;
 use kernel::values::{Digest, Timestamp};
-use ledger::{Committed, Ledger};
 use parking_lot::RwLock;
 use subtle::ConstantTimeEq;
 
-/// States read at once while loading.
-const PAGE: u32 = 1_000;
+use crate::follow::Follower;
 
 #[derive(Default)]
 struct Tables {
@@ -106,42 +104,18 @@ impl Base {
 #[derive(Default)]
 pub(crate) struct Directory(RwLock<Tables>);
 
+impl Follower for Directory {
+    fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
+        for (stream, state) in states {
+            self.put(log, stream, state);
+        }
+    }
+}
+
 impl Directory {
-    /// Reads every control log's states.
-    pub(crate) fn load(control: &Ledger) -> Result<Self, ledger::Error> {
-        let directory = Self::default();
-        directory.refill(control)?;
-        Ok(directory)
-    }
-
-    /// Takes every stored state, those too whose commit was not heard of.
-    pub(crate) fn refill(&self, control: &Ledger) -> Result<(), ledger::Error> {
-        for log in control.store().logs()? {
-            let mut after: Option<Stream> = None;
-            loop {
-                let rows = control.store().scan(&log, after.as_ref(), PAGE)?;
-                let Some(last) = rows.last() else { break };
-                after = Some(last.stream.clone());
-                for row in &rows {
-                    let state = serde_json::from_str(&row.body)
-                        .map_err(|e| ledger::Error::Corrupt(format!("{}: {e}", row.stream)))?;
-                    self.take(&log, &row.stream, &state);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes everything that a commit left behind.
-    pub(crate) fn follow(&self, log: &LogId, committed: &Committed) {
-        for (stream, state) in &committed.states {
-            self.take(log, stream, state);
-        }
-    }
-
     /// Takes the state that a commit left behind. Commits are heard of in any order, so a state
     /// that a newer one has passed is left out: what is disabled or revoked stays so.
-    pub(crate) fn take(&self, log: &LogId, stream: &Stream, state: &State) {
+    pub(crate) fn put(&self, log: &LogId, stream: &Stream, state: &State) {
         let entity = match state {
             State::Control(entity) => entity,
             State::Session(session) => return self.take_session(log, session),
@@ -340,7 +314,7 @@ mod tests {
         let directory = Directory::default();
         let take = |entity| {
             let stream = Stream::new(Kind::Principal, "any");
-            directory.take(&LogId::Control(tenant.clone()), &stream, &State::Control(entity));
+            directory.put(&LogId::Control(tenant.clone()), &stream, &State::Control(entity));
         };
         for (revision, disabled) in [(1, false), (3, true), (2, false)] {
             take(Entity::Principal(principal(revision, disabled)));

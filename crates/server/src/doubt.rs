@@ -53,12 +53,7 @@ pub(crate) async fn settle(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 fn read_again(shared: &Shared) -> Result<()> {
-    shared.control.directory.refill(&shared.control.ledger)?;
-    shared.upstreams.refill()?;
-    shared.registry.refill()?;
-    shared.instances.refill()?;
-    shared.factory.refill()?;
-    shared.triggers.refill()?;
+    shared.followers.refill(&shared.control.ledger)?;
     for tenant in shared.control.directory.tenants() {
         policies::install(shared, &tenant.id)?;
     }

@@ -17,6 +17,7 @@ mod evidence;
 mod experience;
 mod factory;
 mod folder;
+mod follow;
 mod grpc;
 mod identity;
 mod identity_api;

@@ -22,6 +22,8 @@ pub const PAGE_SIZE_DEFAULT: u32 = 50;
 pub const PAGE_SIZE_MAX: u32 = 200;
 /// Pages that a list reads to fill one with what its caller may see.
 pub const PAGES_PASSED_OVER_MAX: u32 = 8;
+/// States that are read at once while control logs are folded.
+pub const FOLLOW_PAGE: u32 = 1_000;
 /// Requests a minute where a key does not say.
 pub const RATE_PER_MIN_DEFAULT: u32 = 60_000;
 /// Requests a minute that a key may have.

@@ -18,6 +18,7 @@ use crate::caps::Caps;
 use crate::cards::Cards;
 use crate::directory::Directory;
 use crate::experience::Experiences;
+use crate::follow::{Follower, Followers};
 use crate::instances::Instances;
 use crate::metrics::Metrics;
 use crate::sandbox::registry::Registry;
@@ -57,21 +58,33 @@ pub(crate) fn open(
     let runtime = plane(&stores.runtime, epochs.runtime, told)?;
     let limits = policy_limits(&config);
     let control_key = policies::control_key(keys.as_ref()).map_err(Error::Start)?;
-    let directory = Arc::new(Directory::load(&control)?);
+    let directory = Arc::new(Directory::default());
     let (doubt, sealed) = (Arc::default(), Arc::new(Vault::new(control.clone(), keys.clone())));
     let known = (directory.clone(), Arc::clone(&doubt));
     let secrets = Arc::new(Secrets::new(known, (sealed.clone(), control.clone()), clock.clone()));
     let parts = upstream_parts(&config, &secrets)?;
-    let upstreams = Upstreams::load(&control, sealed.clone(), parts)?;
-    let factory = factory::Factory::load(&control, watch)?;
+    let upstreams = Arc::new(Upstreams::new(&control, sealed.clone(), parts));
+    let registry = Arc::new(Registry::new(&control, config.sandbox.ceiling()));
+    let instances = Arc::new(Instances::new(&control));
+    let factory = Arc::new(factory::Factory::new(&control, watch));
+    let triggers = Arc::new(Triggers::new(&control));
+    let followers: Vec<Arc<dyn Follower>> = vec![
+        directory.clone(),
+        upstreams.clone(),
+        registry.clone(),
+        instances.clone(),
+        factory.clone(),
+        triggers.clone(),
+    ];
     Ok(Shared {
-        triggers: Arc::new(Triggers::load(&control)?),
+        followers: Arc::new(Followers::load(&control, followers)?),
+        triggers,
         cards,
         secrets,
-        registry: Arc::new(Registry::load(&control, config.sandbox.ceiling())?),
-        instances: Arc::new(Instances::load(&control)?),
-        factory: Arc::new(factory),
-        upstreams: Arc::new(upstreams),
+        registry,
+        instances,
+        factory,
+        upstreams,
         control: Control {
             directory,
             doubt,

@@ -21,6 +21,7 @@ use crate::actions::queue::Bell;
 use crate::directory::Directory;
 use crate::doubt::Doubt;
 use crate::error::{Refused, Result};
+use crate::follow::Followers;
 use crate::metrics::Metrics;
 use crate::tokens::Tokens;
 use crate::upstreams::Upstreams;
@@ -41,6 +42,8 @@ pub(crate) struct Control {
 /// Everything that handlers share.
 pub(crate) struct Shared {
     pub(crate) control: Control,
+    /// Everything that is folded from control logs.
+    pub(crate) followers: Arc<Followers>,
     pub(crate) ledger: Ledger,
     pub(crate) vault: Vault,
     /// Who changes the values of which workspace.
@@ -295,17 +298,9 @@ impl Shared {
         ledger: Ledger,
         batch: Batch,
     ) -> std::result::Result<Committed, ledger::Error> {
-        let (directory, upstreams) = (self.control.directory.clone(), self.upstreams.clone());
-        let (registry, instances) = (self.registry.clone(), self.instances.clone());
-        let (factory, triggers) = (self.factory.clone(), self.triggers.clone());
-        let moved = move |log: &LogId, committed: &Committed| {
-            directory.follow(log, committed);
-            upstreams.take(log, &committed.states);
-            registry.take(log, &committed.states);
-            instances.take(log, &committed.states);
-            factory.take(log, &committed.states);
-            triggers.take(log, &committed.states);
-        };
+        let followers = self.followers.clone();
+        let moved =
+            move |log: &LogId, committed: &Committed| followers.take(log, &committed.states);
         commit(ledger, self.control.doubt.clone(), batch, moved).await
     }
 

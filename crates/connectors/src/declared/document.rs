@@ -1,15 +1,14 @@
 //! The text of a definition: YAML, read strictly, with the line of what is wrong in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use kernel::failure::Category;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::Error;
-use crate::limits;
+use crate::{limits, yaml};
 
 /// A definition as it is written.
 #[derive(Clone, Debug, Deserialize)]
@@ -253,118 +252,13 @@ pub(super) enum RetryAfterForm {
     EpochSeconds,
 }
 
-/// Reads YAML of at most so many bytes. What occurs twice is refused, and what has no form in JSON.
+/// Reads a definition, with the line of what is wrong in it.
 pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
-    if text.len() > limits::CONNECTOR_BYTES_MAX {
-        let reason = format!("at most {} bytes", limits::CONNECTOR_BYTES_MAX);
-        return Err(Error::Definition { line: 1, reason });
-    }
-    // As a plain value first: that refuses what occurs twice at any depth.
-    let value: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).map_err(|e| unread(&e))?;
-    if let Err(what) = plain(&value, 0) {
-        return Err(Error::Definition { line: 1, reason: what.to_owned() });
-    }
-    serde_yaml_ng::from_str(text).map_err(|e| unread(&e))
-}
-
-fn unread(error: &serde_yaml_ng::Error) -> Error {
-    let line = error.location().map_or(1, |at| at.line());
-    Error::Definition { line, reason: error.to_string() }
-}
-
-/// Whether every value is one of JSON, and none lies too deep.
-fn plain(value: &serde_yaml_ng::Value, depth: usize) -> Result<(), &'static str> {
-    use serde_yaml_ng::Value as Yaml;
-    if depth > kernel::limits::JSON_DEPTH_MAX {
-        return Err("something is nested too deep");
-    }
-    match value {
-        Yaml::Number(number) if number.as_f64().is_some_and(|n| !n.is_finite()) => {
-            Err("a number that is none has no form in JSON")
-        }
-        Yaml::Tagged(_) => Err("a tag has no form in JSON"),
-        Yaml::Sequence(items) => items.iter().try_for_each(|item| plain(item, depth + 1)),
-        Yaml::Mapping(members) => members.iter().try_for_each(|(name, member)| match name {
-            Yaml::String(_) => plain(member, depth + 1),
-            _ => Err("a name that is no text has no form in JSON: put it in quotes"),
-        }),
-        _ => Ok(()),
-    }
+    yaml::read(text, limits::CONNECTOR_BYTES_MAX)
+        .map_err(|error| Error::Definition { line: error.line.unwrap_or(1), reason: error.reason })
 }
 
 /// The error about what stands at `path` in `text`.
 pub(super) fn at(text: &str, path: &[&str], reason: impl Into<String>) -> Error {
-    Error::Definition { line: line_of(text, path), reason: reason.into() }
-}
-
-/// The line on which `path` stands, or what it would stand in.
-fn line_of(text: &str, path: &[&str]) -> usize {
-    let mut path = path;
-    loop {
-        let found = Find(path).deserialize(serde_yaml_ng::Deserializer::from_str(text));
-        match (found, path.split_last()) {
-            (Err(error), _) => return error.location().map_or(1, |at| at.line()),
-            (Ok(()), Some((_, shorter))) => path = shorter,
-            (Ok(()), None) => return 1,
-        }
-    }
-}
-
-/// Goes down a path, and fails where it ends: the error knows the line.
-struct Find<'a>(&'a [&'a str]);
-
-impl<'de> DeserializeSeed<'de> for Find<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match self.0 {
-            [] => deserializer.deserialize_any(Stop),
-            [..] => deserializer.deserialize_any(self),
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Find<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object or an array")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let (first, rest) = self.0.split_first().unwrap_or((&"", &[]));
-        while let Some(name) = map.next_key::<String>()? {
-            match name == *first {
-                true => map.next_value_seed(Find(rest))?,
-                false => map.next_value::<IgnoredAny>().map(drop)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let (first, rest) = self.0.split_first().unwrap_or((&"", &[]));
-        let wanted = first.parse().unwrap_or(usize::MAX);
-        for index in 0_usize.. {
-            let more = match index == wanted {
-                true => seq.next_element_seed(Find(rest))?.is_some(),
-                false => seq.next_element::<IgnoredAny>()?.is_some(),
-            };
-            if !more {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Accepts nothing.
-struct Stop;
-
-impl Visitor<'_> for Stop {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("to stop here")
-    }
+    Error::Definition { line: yaml::line_of(text, path).unwrap_or(1), reason: reason.into() }
 }

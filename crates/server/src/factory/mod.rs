@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use kernel::failure::{Category, Failure};
 use kernel::ids::{EnvironmentId, ReleaseId, RunId, TenantId, UseCaseId, WorkflowId};
-use kernel::machine::{Kind, State, Stream};
+use kernel::machine::{State, Stream};
 use kernel::receipt::LogId;
 use kernel::release::{Release, Ring};
 use kernel::risk::Tier;
@@ -28,6 +28,7 @@ use ledger::Ledger;
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Refused, Result};
+use crate::follow::Follower;
 use crate::limits;
 use crate::runtime::yaml;
 
@@ -36,8 +37,6 @@ pub(crate) use use_cases::UseCasesApi;
 pub(crate) use watch::{Watch, recover, serve};
 pub(crate) use workflows::WorkflowsApi;
 
-/// States read at once while loading.
-const PAGE: u32 = 1_000;
 /// The environment in which a release takes the word of two.
 pub(crate) const PROD: &str = "prod";
 
@@ -59,71 +58,52 @@ pub(crate) struct Factory {
     watch: Arc<Watch>,
 }
 
-impl Factory {
-    /// Reads what every tenant has. `watch` is told of each commit of a workspace.
-    pub(crate) fn load(
-        control: &Ledger,
-        watch: Arc<Watch>,
-    ) -> std::result::Result<Self, ledger::Error> {
-        let (tables, plans) = (RwLock::default(), Mutex::default());
-        let factory = Self { control: control.clone(), tables, plans, watch };
-        factory.refill()?;
-        Ok(factory)
+/// Puts `new` in its place, unless a newer one is there. Whether it did.
+fn newest<K: Ord, T: Clone>(
+    table: &mut BTreeMap<K, Arc<T>>,
+    key: K,
+    new: &T,
+    revision: impl Fn(&T) -> u64,
+) -> bool {
+    let passed = table.get(&key).is_some_and(|known| revision(known) > revision(new));
+    if !passed {
+        table.insert(key, Arc::new(new.clone()));
     }
+    !passed
+}
 
-    /// Takes every stored state, those too whose commit was not heard of.
-    pub(crate) fn refill(&self) -> std::result::Result<(), ledger::Error> {
-        for log in self.control.store().logs()? {
-            let mut after: Option<Stream> = None;
-            loop {
-                let rows = self.control.store().scan(&log, after.as_ref(), PAGE)?;
-                let Some(last) = rows.last() else { break };
-                after = Some(last.stream.clone());
-                let ours = [Kind::Workflow, Kind::Release, Kind::UseCase];
-                let mut states = Vec::new();
-                for row in rows.iter().filter(|row| ours.contains(&row.stream.kind)) {
-                    let state: State = serde_json::from_str(&row.body)
-                        .map_err(|e| ledger::Error::Corrupt(format!("{}: {e}", row.stream)))?;
-                    states.push((row.stream.clone(), Arc::new(state)));
-                }
-                self.take(&log, &states);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the states that a commit left behind, all at once: nobody sees a release in force that
-    /// its workflow does not name. A state that a newer one has passed is left out.
-    pub(crate) fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
+impl Follower for Factory {
+    /// All at once: nobody sees a release in force that its workflow does not name.
+    fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
         let LogId::Control(tenant) = log else { return };
         let mut tables = self.tables.write();
         for (_, state) in states {
             match state.as_ref() {
                 State::Workflow(new) => {
                     let key = (tenant.clone(), new.id.clone());
-                    let known = tables.workflows.get(&key);
-                    if known.is_none_or(|known| known.revision <= new.revision) {
-                        tables.workflows.insert(key, Arc::new(new.clone()));
-                    }
+                    newest(&mut tables.workflows, key, new, |known| known.revision);
                 }
                 State::Release(new) => {
                     let key = (tenant.clone(), new.id.clone());
-                    let known = tables.releases.get(&key);
-                    if known.is_none_or(|known| known.revision <= new.revision) {
+                    if newest(&mut tables.releases, key, new, |known| known.revision) {
                         self.watch.follow(tenant, new);
-                        tables.releases.insert(key, Arc::new(new.clone()));
                     }
                 }
                 State::UseCase(new) => {
                     let key = (tenant.clone(), new.id.clone());
-                    let known = tables.cases.get(&key);
-                    if known.is_none_or(|known| known.revision <= new.revision) {
-                        tables.cases.insert(key, Arc::new(new.clone()));
-                    }
+                    newest(&mut tables.cases, key, new, |known| known.revision);
                 }
                 _ => {}
             }
         }
+    }
+}
+
+impl Factory {
+    /// `watch` is told of each commit of a workspace.
+    pub(crate) fn new(control: &Ledger, watch: Arc<Watch>) -> Self {
+        let (tables, plans) = (RwLock::default(), Mutex::default());
+        Self { control: control.clone(), tables, plans, watch }
     }
 
     /// The workflow of that name.

@@ -16,20 +16,19 @@ use kernel::connector::{self, Status};
 use kernel::failure::{Category, Failure};
 use kernel::ids::{TenantId, ToolId};
 use kernel::json::RawJson;
-use kernel::machine::{Kind, State, Stream};
+use kernel::machine::{State, Stream};
 use kernel::receipt::LogId;
 use kernel::values::Digest;
 use ledger::Ledger;
 use parking_lot::RwLock;
 
+use crate::follow::Follower;
 use crate::shared::{Caller, Shared};
 
 pub(crate) use api::ConnectorsApi;
 pub(crate) use run::call;
 pub use settings::ConnectorsConfig;
 
-/// States read at once while loading.
-const PAGE: u32 = 1_000;
 /// The environment in which a tool runs only by the word of two.
 const PROD: &str = "prod";
 
@@ -94,12 +93,18 @@ pub(crate) struct Instances {
     entries: RwLock<HashMap<TenantId, BTreeMap<String, Entry>>>,
 }
 
+impl Follower for Instances {
+    fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
+        let LogId::Control(tenant) = log else { return };
+        for (_, state) in states {
+            self.put(tenant, state);
+        }
+    }
+}
+
 impl Instances {
-    /// Reads the instances of every tenant.
-    pub(crate) fn load(control: &Ledger) -> Result<Self, ledger::Error> {
-        let instances = Self { control: control.clone(), entries: RwLock::default() };
-        instances.refill()?;
-        Ok(instances)
+    pub(crate) fn new(control: &Ledger) -> Self {
+        Self { control: control.clone(), entries: RwLock::default() }
     }
 
     /// The tool of that id, where it can be called.
@@ -120,33 +125,6 @@ impl Instances {
     /// Whether the tenant has an instance whose tools begin with that vendor.
     pub(crate) fn has(&self, tenant: &TenantId, vendor: &str) -> bool {
         self.entries.read().get(tenant).is_some_and(|of| of.contains_key(vendor))
-    }
-
-    /// Takes every stored state, those too whose commit was not heard of.
-    pub(crate) fn refill(&self) -> Result<(), ledger::Error> {
-        for log in self.control.store().logs()? {
-            let LogId::Control(tenant) = &log else { continue };
-            let mut after: Option<Stream> = None;
-            loop {
-                let rows = self.control.store().scan(&log, after.as_ref(), PAGE)?;
-                let Some(last) = rows.last() else { break };
-                after = Some(last.stream.clone());
-                for row in rows.iter().filter(|row| row.stream.kind == Kind::Connector) {
-                    let state: State = serde_json::from_str(&row.body)
-                        .map_err(|e| ledger::Error::Corrupt(format!("{}: {e}", row.stream)))?;
-                    self.put(tenant, &state);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the states that a commit left behind.
-    pub(crate) fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
-        let LogId::Control(tenant) = log else { return };
-        for (_, state) in states {
-            self.put(tenant, state);
-        }
     }
 
     /// Takes a state, unless a newer one has passed it.

@@ -117,7 +117,7 @@ pub(super) async fn admit(
         match shared.control.ledger.commit(batch).await {
             Ok(committed) => {
                 for (stream, state) in &committed.states {
-                    shared.control.directory.take(&log, stream, state);
+                    shared.control.directory.put(&log, stream, state);
                 }
                 return Ok(principal);
             }
@@ -170,7 +170,7 @@ fn principal(
     let log = LogId::Control(tenant.clone());
     let state = shared.control.ledger.read(&log, Kind::Principal, id.as_str())?;
     if let Some(state) = &state {
-        shared.control.directory.take(&log, &Stream::new(Kind::Principal, id.as_str()), state);
+        shared.control.directory.put(&log, &Stream::new(Kind::Principal, id.as_str()), state);
     }
     match state {
         Some(State::Control(control::Entity::Principal(principal))) => Ok(Some(principal)),

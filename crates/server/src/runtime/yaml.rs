@@ -1,15 +1,11 @@
 //! Workflow documents: YAML, with the line of what is wrong in it.
 
-use std::fmt;
-
+use connectors::yaml;
 use kernel::failure::{Category, Failure};
 use kernel::limits;
 use kernel::workflow::document::Document;
 use kernel::workflow::{Plan, Refused};
-use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
-use serde_yaml_ng::{Error, Value};
+use serde::de::DeserializeOwned;
 
 /// Why a text is no document.
 const INVALID: &str = "workflow_invalid";
@@ -26,20 +22,13 @@ pub(crate) fn document<T: DeserializeOwned>(
     max: usize,
     code: &str,
 ) -> Result<T, Failure> {
-    let invalid = |reason: String| Failure::new(Category::Validation, code, reason);
-    if text.len() > max {
-        return Err(invalid(format!("such a document has at most {max} bytes")));
-    }
-    let unread = |error: Error| match error.location() {
-        // The library adds the line to its message, except to that of the first.
-        Some(at) => invalid(format!("line {}: {error}", at.line())),
-        None => invalid(error.to_string()),
-    };
-    // As a plain value first: that refuses what occurs twice at any depth.
-    let value: Value = serde_yaml_ng::from_str(text).map_err(unread)?;
-    plain(&value)
-        .map_err(|what| invalid(format!("{what} has no form in JSON: write it as text")))?;
-    serde_yaml_ng::from_str(text).map_err(unread)
+    yaml::read(text, max).map_err(|error| {
+        let message = match error.line {
+            Some(line) => format!("line {line}: {}", error.reason),
+            None => error.reason,
+        };
+        Failure::new(Category::Validation, code, message)
+    })
 }
 
 /// A refusal with its line.
@@ -56,92 +45,10 @@ pub(crate) fn with_line(text: &str, place: &str, mut failure: Failure) -> Failur
     failure
 }
 
-/// Whether every value is one of JSON.
-fn plain(value: &Value) -> Result<(), &'static str> {
-    match value {
-        Value::Number(number) if number.as_f64().is_some_and(|n| !n.is_finite()) => {
-            Err("a number that is none")
-        }
-        Value::Tagged(_) => Err("a tag"),
-        Value::Sequence(items) => items.iter().try_for_each(plain),
-        Value::Mapping(members) => members.iter().try_for_each(|(name, member)| match name {
-            Value::String(_) => plain(member),
-            _ => Err("a name that is no text"),
-        }),
-        _ => Ok(()),
-    }
-}
-
 /// The line on which `place`, such as `spec.steps[2].when`, stands; or what it would stand in.
 pub(crate) fn line_of(text: &str, place: &str) -> Option<usize> {
-    let mut path: Vec<&str> =
-        place.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();
-    loop {
-        let found = Find(&path).deserialize(serde_yaml_ng::Deserializer::from_str(text));
-        match found {
-            Err(error) => return Some(error.location()?.line()),
-            Ok(()) => path.pop()?,
-        };
-    }
-}
-
-/// Goes down a path, and fails where it ends: the error knows the line.
-struct Find<'a>(&'a [&'a str]);
-
-impl<'de> DeserializeSeed<'de> for Find<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match self.0 {
-            [] => deserializer.deserialize_any(Stop),
-            [..] => deserializer.deserialize_any(self),
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Find<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object or an array")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let (first, rest) = self.0.split_first().unwrap_or((&"", &[]));
-        while let Some(name) = map.next_key::<String>()? {
-            match name == *first {
-                true => map.next_value_seed(Find(rest))?,
-                false => map.next_value::<IgnoredAny>().map(drop)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let (first, rest) = self.0.split_first().unwrap_or((&"", &[]));
-        let wanted = first.parse().unwrap_or(usize::MAX);
-        for index in 0_usize.. {
-            let more = match index == wanted {
-                true => seq.next_element_seed(Find(rest))?.is_some(),
-                false => seq.next_element::<IgnoredAny>()?.is_some(),
-            };
-            if !more {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Accepts nothing.
-struct Stop;
-
-impl Visitor<'_> for Stop {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("to stop here")
-    }
+    let path: Vec<&str> = place.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();
+    yaml::line_of(text, &path)
 }
 
 #[cfg(test)]
@@ -180,7 +87,8 @@ spec:
         assert_eq!(made.version.as_ref().unwrap().as_str(), "1.2.0");
         assert_eq!(made.steps[2].tool.as_str(), "servicenow.update_incident_reversible");
         // How it is laid out and in which order changes nothing.
-        let json = serde_json::to_string(&serde_yaml_ng::from_str::<Value>(TRIAGE).unwrap());
+        let json =
+            serde_json::to_string(&serde_yaml_ng::from_str::<serde_json::Value>(TRIAGE).unwrap());
         assert_eq!(plan(&json.unwrap()).unwrap().digest(), made.digest());
         let other = plan(&TRIAGE.replace("m-1", "m-2")).unwrap();
         assert_ne!(other.digest(), made.digest());

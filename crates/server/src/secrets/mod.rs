@@ -25,6 +25,7 @@ pub(crate) use upstream::OfTenant;
 use crate::directory::Directory;
 use crate::doubt::Doubt;
 use crate::error::{Refused, Result};
+use crate::follow::Follower;
 use crate::limits;
 use crate::shared::commit;
 
@@ -137,7 +138,8 @@ impl Secrets {
         let log = LogId::Control(tenant.clone());
         let batch = Batch { side, ..Batch::new(log, vec![command(name, input)]) };
         let (directory, doubt) = (self.directory.clone(), self.doubt.clone());
-        let moved = move |log: &LogId, committed: &Committed| directory.follow(log, committed);
+        let moved =
+            move |log: &LogId, committed: &Committed| directory.take(log, &committed.states);
         commit(self.ledger.clone(), doubt, batch, moved).await?;
         Ok(())
     }

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{Secrets, drop_value};
 use crate::error::{Refused, Result};
+use crate::follow::Follower;
 use crate::shared::commit;
 
 /// The secret that has the tokens of a login at an upstream. Nobody else can name it.
@@ -157,7 +158,8 @@ impl Secrets {
         let side = vec![drop_value(tenant, &name)];
         let batch = Batch { side, ..Batch::new(LogId::Control(tenant.clone()), commands) };
         let (directory, doubt) = (self.directory.clone(), self.doubt.clone());
-        let moved = move |log: &LogId, committed: &Committed| directory.follow(log, committed);
+        let moved =
+            move |log: &LogId, committed: &Committed| directory.take(log, &committed.states);
         commit(self.ledger.clone(), doubt, batch, moved).await?;
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kernel::ids::TenantId;
-use kernel::machine::{Kind, State, Stream};
+use kernel::machine::{State, Stream};
 use kernel::receipt::LogId;
 use kernel::trigger::definition::{Definition, Slack};
 use kernel::trigger::{Source, Trigger};
@@ -23,14 +23,12 @@ use ledger::Ledger;
 use parking_lot::RwLock;
 
 use crate::error::{Refused, Result};
+use crate::follow::Follower;
 
 pub(crate) use api::TriggersApi;
 pub(crate) use clock::serve;
 pub(crate) use door::router;
 pub(crate) use launch::service;
-
-/// States read at once while loading.
-const PAGE: u32 = 1_000;
 
 /// A trigger with all that it was told.
 #[derive(Debug)]
@@ -53,39 +51,18 @@ pub(crate) struct Triggers {
     known: RwLock<HashMap<TenantId, BTreeMap<String, Arc<Known>>>>,
 }
 
-impl Triggers {
-    /// Reads the triggers of every tenant.
-    pub(crate) fn load(control: &Ledger) -> std::result::Result<Self, ledger::Error> {
-        let triggers = Self { control: control.clone(), known: RwLock::default() };
-        triggers.refill()?;
-        Ok(triggers)
-    }
-
-    /// Takes every stored state, those too whose commit was not heard of.
-    pub(crate) fn refill(&self) -> std::result::Result<(), ledger::Error> {
-        for log in self.control.store().logs()? {
-            let LogId::Control(tenant) = &log else { continue };
-            let mut after: Option<Stream> = None;
-            loop {
-                let rows = self.control.store().scan(&log, after.as_ref(), PAGE)?;
-                let Some(last) = rows.last() else { break };
-                after = Some(last.stream.clone());
-                for row in rows.iter().filter(|row| row.stream.kind == Kind::Trigger) {
-                    let state: State = serde_json::from_str(&row.body)
-                        .map_err(|e| ledger::Error::Corrupt(format!("{}: {e}", row.stream)))?;
-                    self.put(tenant, &state);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the states that a commit left behind.
-    pub(crate) fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
+impl Follower for Triggers {
+    fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
         let LogId::Control(tenant) = log else { return };
         for (_, state) in states {
             self.put(tenant, state);
         }
+    }
+}
+
+impl Triggers {
+    pub(crate) fn new(control: &Ledger) -> Self {
+        Self { control: control.clone(), known: RwLock::default() }
     }
 
     /// Takes a state, unless a newer one has passed it.

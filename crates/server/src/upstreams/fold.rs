@@ -7,8 +7,7 @@ use std::sync::atomic::AtomicBool;
 use connectors::mcp;
 use kernel::ids::{TenantId, ToolId};
 use kernel::json::RawJson;
-use kernel::machine::{Kind, State, Stream};
-use kernel::receipt::LogId;
+use kernel::machine::State;
 use kernel::upstream::Upstream;
 use kernel::upstream_tool::{Status, UpstreamTool};
 use kernel::values::Digest;
@@ -19,8 +18,6 @@ use super::settings::Kept;
 use super::tool::{self, McpTool, Unusable};
 use super::{Change, Names, Ready, Registered, Seen, Upstreams};
 
-/// States read at once while loading.
-const PAGE: u32 = 1_000;
 /// The parts of a server's content.
 pub(super) const SPEC: &str = "spec";
 pub(super) const ORDER: &str = "order";
@@ -88,30 +85,6 @@ impl Fold {
 }
 
 impl Upstreams {
-    /// Takes every stored state, those too whose commit was not heard of.
-    pub(crate) fn refill(&self) -> Result<(), ledger::Error> {
-        for log in self.control.store().logs()? {
-            let LogId::Control(tenant) = &log else { continue };
-            let mut after: Option<Stream> = None;
-            let mut states = Vec::new();
-            loop {
-                let rows = self.control.store().scan(&log, after.as_ref(), PAGE)?;
-                let Some(last) = rows.last() else { break };
-                after = Some(last.stream.clone());
-                let ours = |kind| matches!(kind, Kind::Upstream | Kind::UpstreamTool);
-                for row in rows.iter().filter(|row| ours(row.stream.kind)) {
-                    let state: State = serde_json::from_str(&row.body)
-                        .map_err(|e| ledger::Error::Corrupt(format!("{}: {e}", row.stream)))?;
-                    states.push(state);
-                }
-            }
-            if !states.is_empty() {
-                self.fold(tenant, states.iter());
-            }
-        }
-        Ok(())
-    }
-
     /// Takes `states` of a tenant and makes of it what may be called.
     pub(super) fn fold<'a>(&self, tenant: &TenantId, states: impl Iterator<Item = &'a State>) {
         let mut folds = self.folds.lock();

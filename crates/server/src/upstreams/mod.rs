@@ -41,6 +41,7 @@ pub use settings::{McpConfig, ToolSettings, UpstreamConfig};
 pub(crate) use tool::McpTool;
 pub(crate) use watch::serve;
 
+use crate::follow::Follower;
 use fold::{Fold, View};
 
 /// What a server's clients must know of a change.
@@ -137,15 +138,21 @@ impl std::fmt::Debug for Registered {
     }
 }
 
+impl Follower for Upstreams {
+    fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
+        let LogId::Control(tenant) = log else { return };
+        let ours = |state: &State| matches!(state, State::Upstream(_) | State::UpstreamTool(_));
+        if states.iter().any(|(_, state)| ours(state)) {
+            self.fold(tenant, states.iter().map(|(_, state)| state.as_ref()));
+        }
+    }
+}
+
 impl Upstreams {
-    /// Reads the servers of every tenant. None is contacted yet.
-    pub(crate) fn load(
-        control: &Ledger,
-        vault: Arc<Vault>,
-        parts: MakeParts,
-    ) -> Result<Self, ledger::Error> {
+    /// No server is contacted yet.
+    pub(crate) fn new(control: &Ledger, vault: Arc<Vault>, parts: MakeParts) -> Self {
         let (changed, _) = broadcast::channel(limits::CHANGES_KEPT);
-        let upstreams = Self {
+        Self {
             control: control.clone(),
             vault,
             parts,
@@ -155,9 +162,7 @@ impl Upstreams {
             retired: Mutex::default(),
             wake: Notify::new(),
             changed,
-        };
-        upstreams.refill()?;
-        Ok(upstreams)
+        }
     }
 
     /// What may be called by that id: a tool, or a method of a server.
@@ -208,14 +213,5 @@ impl Upstreams {
     fn tell(&self, tenant: &TenantId, change: Change) {
         // Nobody need be listening.
         let _listeners = self.changed.send((tenant.clone(), change));
-    }
-
-    /// Takes the states that a commit left behind.
-    pub(crate) fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
-        let LogId::Control(tenant) = log else { return };
-        let ours = |state: &State| matches!(state, State::Upstream(_) | State::UpstreamTool(_));
-        if states.iter().any(|(_, state)| ours(state)) {
-            self.fold(tenant, states.iter().map(|(_, state)| state.as_ref()));
-        }
     }
 }

@@ -15,7 +15,7 @@ use kernel::capability::Capabilities;
 use kernel::failure::{Category, Failure};
 use kernel::ids::{TenantId, ToolId};
 use kernel::json::RawJson;
-use kernel::machine::{Kind, State, Stream};
+use kernel::machine::{State, Stream};
 use kernel::receipt::LogId;
 use kernel::tool::{Code, Manifest};
 use kernel::values::Digest;
@@ -24,12 +24,11 @@ use ledger::Ledger;
 use parking_lot::{Mutex, RwLock};
 
 use self::manifest::Schemas;
+use crate::follow::Follower;
 use crate::shared::Caller;
 
 pub(crate) use ready::ready;
 
-/// States read at once while loading.
-const PAGE: u32 = 1_000;
 /// The environment in which a tool runs only by the word of two.
 const PROD: &str = "prod";
 
@@ -118,18 +117,24 @@ pub(crate) struct Registry {
     binding: Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+impl Follower for Registry {
+    fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
+        let LogId::Control(tenant) = log else { return };
+        for (_, state) in states {
+            self.put(tenant, state);
+        }
+    }
+}
+
 impl Registry {
-    /// Reads the registered tools of every tenant.
-    pub(crate) fn load(control: &Ledger, ceiling: Capabilities) -> Result<Self, ledger::Error> {
-        let registry = Self {
+    pub(crate) fn new(control: &Ledger, ceiling: Capabilities) -> Self {
+        Self {
             control: control.clone(),
             ceiling,
             entries: RwLock::default(),
             bound: Mutex::default(),
             binding: Mutex::default(),
-        };
-        registry.refill()?;
-        Ok(registry)
+        }
     }
 
     /// The tool of that id, where it can be called.
@@ -154,33 +159,6 @@ impl Registry {
     /// Whether this process has seen to it that code of a registered tool is bound.
     pub(super) fn has_bound(&self, tenant: &TenantId, component: Digest) -> bool {
         self.bound.lock().contains(&(tenant.clone(), component))
-    }
-
-    /// Takes every stored state, those too whose commit was not heard of.
-    pub(crate) fn refill(&self) -> Result<(), ledger::Error> {
-        for log in self.control.store().logs()? {
-            let LogId::Control(tenant) = &log else { continue };
-            let mut after: Option<Stream> = None;
-            loop {
-                let rows = self.control.store().scan(&log, after.as_ref(), PAGE)?;
-                let Some(last) = rows.last() else { break };
-                after = Some(last.stream.clone());
-                for row in rows.iter().filter(|row| row.stream.kind == Kind::WasmTool) {
-                    let state: State = serde_json::from_str(&row.body)
-                        .map_err(|e| ledger::Error::Corrupt(format!("{}: {e}", row.stream)))?;
-                    self.put(tenant, &state);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the states that a commit left behind.
-    pub(crate) fn take(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
-        let LogId::Control(tenant) = log else { return };
-        for (_, state) in states {
-            self.put(tenant, state);
-        }
     }
 
     /// Takes a state, unless a newer one has passed it.
