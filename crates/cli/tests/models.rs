@@ -257,6 +257,83 @@ async fn streams_that_go_wrong_fail_by_name_and_are_paid_for() {
     assert_eq!((account.held_micro_usd, account.frozen), (0, false), "{account:?}");
 }
 
+/// Which models the receipts of an action name.
+async fn named(scene: &Scene, action: &Action) -> Vec<Value> {
+    let mut found = Vec::new();
+    for receipt_id in &action.receipts {
+        let request = GetReceiptRequest { receipt_id: receipt_id.clone() };
+        let receipt = scene.server.owner.get_receipt(&request).await.unwrap();
+        let statement: Value = receipt.statement.unwrap().decode().unwrap();
+        for transition in statement["predicate"]["transitions"].as_array().unwrap() {
+            let model = &transition["change"]["outcome"]["model"];
+            found.extend((!model.is_null()).then(|| model.clone()));
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_name_the_model_that_was_asked_and_the_one_that_answered() {
+    let rules = json!([
+        {"match": "dated", "answer_as": "sim-small-2026-11-01"},
+        {"match": "other", "answer_as": "sim-other"},
+        {"match": "limited", "status": 429},
+    ]);
+    let scene = Scene::new(&rules, &json!({})).await;
+    let asked = |form: &str| json!({"provider": form, "model": "sim-small"});
+    for form in FORMS {
+        let done = scene.ask(form, &json!({"stream": true})).await;
+        let mut model = asked(form);
+        model["answered"] = json!("sim-small");
+        assert_eq!(named(&scene, &done).await, [model.clone()], "{form}");
+        // The name that it has of that day is the same model, and is on record as it is.
+        let dated = scene.ask(form, &json!({"prompt": "dated"})).await;
+        let said = result(&dated);
+        model["answered"] = json!("sim-small-2026-11-01");
+        assert_eq!(named(&scene, &dated).await, [model], "{form} {said}");
+        // What was paid for names whom it was asked of, also where the answer is not taken.
+        let other = scene.ask(form, &json!({"prompt": "other"})).await;
+        assert_eq!(failed(&other), "model_changed");
+        let on_record = named(&scene, &other).await;
+        assert_eq!((on_record.len(), &on_record[0]["model"]), (1, &json!("sim-small")), "{form}");
+    }
+}
+
+/// What a call may cost at most is held before it is asked: a token of answer more is a token's
+/// price more, the last micro-dollar of it has to be there, and a repair is paid for beforehand.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worst_case_is_held_while_a_model_is_asked() {
+    let scene = Scene::new(&json!([{"hang": true}]), &json!({"first_byte_ms": 600_000})).await;
+    let mut purses = 0;
+    let mut held = async |funded: i64, params: Value| {
+        purses += 1;
+        let purse = format!("purse-{purses}");
+        let agent = scene.server.paying_agent(&purse, funded).await;
+        let request = SubmitActionRequest { wait_ms: Some(0), ..ask("anthropic", &params) };
+        let begun = agent.submit_action(&request, None).await.unwrap();
+        if begun.state() == State::Denied {
+            return Err(begun.error.unwrap().code);
+        }
+        reaches(&agent, &begun.action_id, State::Executing).await;
+        let account = scene.server.account(&purse).await;
+        assert_eq!(account.spent_micro_usd, 0);
+        Ok(account.held_micro_usd)
+    };
+    let most = 10_000_000;
+    let few = held(most, json!({"max_tokens": 101})).await.unwrap();
+    let more = held(most, json!({"max_tokens": 199})).await.unwrap();
+    assert_eq!(more - few, 98 * PRICES.1);
+    assert!(few >= 101 * PRICES.1 + PRICES.0, "what is sent is held too: {few}");
+    assert_eq!(held(few, json!({"max_tokens": 101})).await, Ok(few));
+    let short = held(few - 1, json!({"max_tokens": 101})).await;
+    assert_eq!(short, Err("budget_exceeded".to_owned()));
+    let schema =
+        |repairs: u32| json!({"max_tokens": 101, "output_schema": number(), "repairs": repairs});
+    let never = held(most, schema(0)).await.unwrap();
+    let twice = held(most, schema(2)).await.unwrap();
+    assert!(twice > 3 * never, "each repair reads the answer before it: {never} {twice}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_price_or_is_no_purse_does_not_run() {
     let scene = Scene::new(&json!([]), &json!({})).await;

@@ -3,10 +3,12 @@
 mod again;
 mod bounds;
 mod clock;
+mod doubt;
 mod full;
 mod kill;
 mod money;
 mod steer;
+mod turns;
 mod upstream;
 
 use std::collections::BTreeMap;

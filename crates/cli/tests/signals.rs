@@ -6,8 +6,8 @@ use proto::actions::action::State;
 use proto::identity::principal::Kind;
 use proto::recovery::{GetRecoveryStatsRequest, SuggestRecoveryRequest};
 use proto::runtime::{
-    GetDivergenceRequest, GetDivergenceResponse, PlanStep, QueryRequest, SimulateRequest,
-    SimulateResponse,
+    GetCapabilitiesRequest, GetDivergenceRequest, GetDivergenceResponse, PlanStep, QueryRequest,
+    SimulateRequest, SimulateResponse,
 };
 use proto::types::Json;
 use serde_json::{Value, json};
@@ -75,6 +75,13 @@ impl Place {
         self.agent.simulate(&request).await.unwrap()
     }
 
+    /// How long the agent is told that reading a file takes.
+    async fn usual_ms(&self) -> Value {
+        let now = self.agent.get_capabilities(&GetCapabilitiesRequest::default()).await.unwrap();
+        let skills: Value = now.skills.unwrap().decode().unwrap();
+        skills["fs_read"]["avg_latency_ms"].clone()
+    }
+
     async fn divergence(&self) -> GetDivergenceResponse {
         self.server.owner.get_divergence(&GetDivergenceRequest::default()).await.unwrap()
     }
@@ -95,8 +102,10 @@ async fn learns(mut place: Place) {
     let before = place.simulated().await;
     assert_eq!((before.confidence.as_str(), before.risks.len()), ("low", 0));
     assert_eq!((before.estimated_duration_ms, before.calibration_digest.as_str()), (50, ""));
+    assert_eq!(place.usual_ms().await, 50, "as it is assumed");
     place.reads(9, 0).await;
     let few = place.simulated().await;
+    assert_eq!(place.usual_ms().await, 50);
     assert_eq!((few.estimated_duration_ms, few.confidence.as_str()), (50, "low"), "too few");
     assert!(few.calibrated_to > before.calibrated_to);
     place.reads(1, 2).await;
@@ -104,6 +113,7 @@ async fn learns(mut place: Place) {
     assert_eq!(known.confidence, "medium");
     let p90 = known.steps[0].p90_latency_ms.unwrap();
     assert!(known.estimated_duration_ms <= p90, "{known:?}");
+    assert_eq!(place.usual_ms().await, known.estimated_duration_ms, "as it was seen");
     assert_eq!(known.steps[0].p90_cost_micro_usd, Some(0));
     assert_eq!(known.risks.len(), 1);
     let risk = &known.risks[0];

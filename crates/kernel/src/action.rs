@@ -238,7 +238,8 @@ pub struct FailureCode {
 impl FailureCode {
     /// Whether an attempt at an idempotent tool is repeated after it.
     pub fn retryable(&self) -> bool {
-        self.category.retryable() || self.code == INTERRUPTED
+        let by_server = matches!(self.code.as_str(), INTERRUPTED | LOST);
+        self.category.retryable() || by_server
     }
 }
 
@@ -487,6 +488,12 @@ impl Action {
         (matches!(self.status, Status::Executing | Status::Unknown) || self.in_doubt)
             && self.request.is_counted()
             && self.request.account.is_some()
+    }
+
+    /// Whether it was carried out, as people established, and nobody knows what it gave.
+    pub fn output_unknown(&self) -> bool {
+        let nothing = |outcome: &Outcome| outcome.output.is_none();
+        self.status == Status::Executed && self.outcome.as_ref().is_some_and(nothing)
     }
 
     /// When somebody must look at it again, if ever. The queue of work is made of this.

@@ -23,7 +23,7 @@ mod step;
 pub use fold::apply;
 pub use follow::{Report, follow, report, standing};
 pub use input::Input;
-pub use next::{Next, Timer, next};
+pub use next::{Next, OUTPUT_UNKNOWN, Timer, next, reads_unknown};
 pub use pinned::Pinned;
 pub use step::step;
 
@@ -266,6 +266,9 @@ pub enum Change {
         /// Whether people approved it, other than in an emergency.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         approved: bool,
+        /// Whether it was carried out, and nobody knows what it gave.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        output_unknown: bool,
     },
     /// The condition of a step does not hold.
     #[serde(rename = "run.step_skipped")]
@@ -399,6 +402,9 @@ pub struct Step {
     /// Whether nobody knows how its action ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_doubt: bool,
+    /// Whether its action was carried out, as people established, and nobody knows what it gave.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub output_unknown: bool,
     /// Why its output is not accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<FailureCode>,

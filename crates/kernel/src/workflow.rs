@@ -8,6 +8,7 @@ mod check;
 pub mod claims;
 pub mod condition;
 pub mod document;
+mod reads;
 pub mod skills;
 pub mod template;
 

@@ -104,6 +104,8 @@ impl World {
             approved: false,
             again: false,
             later_ms: None,
+            anew: false,
+            output_unknown: false,
         }
     }
 
@@ -306,6 +308,66 @@ impl ParseTool for &str {
     fn parse_tool(&self) -> kernel::ids::ToolId {
         kernel::ids::ToolId::new(self).unwrap()
     }
+}
+
+/// Nothing has left: it is no attempt, and policy decides once more.
+#[test]
+fn what_was_overtaken_is_decided_anew_once() {
+    for code in ["permit_expired", "permit_overtaken"] {
+        let mut world = World::new(&[ONE, ONE], None);
+        for (anew, then) in [(true, StepStatus::Ready), (true, StepStatus::FailedTerminal)] {
+            world.begin(0).unwrap();
+            let action = world.run.steps[0].action.clone().unwrap();
+            let failure = FailureCode { code: code.to_owned(), category: Category::Permission };
+            let failed = world.report(0, action, ActionStatus::Failed);
+            let report = Report { anew, failure: Some(failure), ..failed };
+            world.give(Input::Follow(Box::new(report))).unwrap();
+            assert_eq!(world.states()[0], then, "{code}");
+        }
+        assert_eq!(world.run.status, Status::FailedTerminal);
+    }
+}
+
+#[test]
+fn what_nobody_knows_is_not_read() {
+    let check = |params: Value, when: Option<&str>, refused: bool| {
+        let plan = plan(&[
+            ("core.fs_read", json!({"path": "/a"}), None),
+            ("core.fs_read", json!({"path": "/b"}), None),
+            ("core.fs_read", params.clone(), when),
+        ]);
+        let mut world = World::new(&[(None, 2, 1), ONE, ONE], None);
+        for index in [0, 0, 1] {
+            world.begin(index).unwrap();
+            world.moves(index, ActionStatus::Unknown).unwrap();
+            let action = world.run.steps[index].action.clone().unwrap();
+            let known = world.report(index, action, ActionStatus::Executed);
+            // Of the first step, the last call was heard by nobody; of the other, all was.
+            let output_unknown = index == 0;
+            let known = Report { output_unknown, ..known };
+            world.give(Input::Follow(Box::new(known))).unwrap();
+        }
+        let unknown: Vec<bool> = world.run.steps.iter().map(|step| step.output_unknown).collect();
+        assert_eq!(unknown, [true, false, false]);
+        // What an earlier call of it gave is not what it gave.
+        let outputs = [(step_id(0), json!({"n": 1})), (step_id(1), json!({"n": 1}))].into();
+        let next = run::next(&world.run, &plan, &json!({}), &outputs, world.now);
+        let reads = run::reads_unknown(&world.run, &plan, 2);
+        match &next[..] {
+            [Next::Refuse { index: 2, failure }] if refused => {
+                assert_eq!((failure.code.as_str(), reads), ("output_unknown", Some(step_id(0))));
+            }
+            [Next::Start { index: 2, .. }] if !refused => assert_eq!(reads, None),
+            other => panic!("{params} {when:?}: {other:?}"),
+        }
+    };
+    check(json!({"path": "/c"}), None, false);
+    check(json!({"path": "/{{previous_output.n}}"}), None, false);
+    check(json!({"path": "/{{steps.s0.output.n}}"}), None, true);
+    check(json!({"path": ["/", {"deep": "{{steps.s0.output}}"}]}), None, true);
+    check(json!({"path": "/c"}), Some("{{steps.s1.output.n}} == 1"), false);
+    check(json!({"path": "/c"}), Some("{{steps.s0.output.n}} == 1"), true);
+    check(json!({"path": "/c"}), Some("{{steps.s0.output.n}} != 1"), true);
 }
 
 #[test]

@@ -43,10 +43,11 @@ impl Sqlite {
     /// Opens `path`, making it where it is absent. A file that is not what the
     /// migrations make is refused.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let mut writer = connect(path, OpenFlags::default())?;
+        let no_room = |error| no_room(path, error);
+        let mut writer = connect(path, OpenFlags::default()).map_err(no_room)?;
         // Of a new file; one that is there keeps its own.
         writer.pragma_update(None, "page_size", PAGE_BYTES)?;
-        writer.pragma_update(None, "journal_mode", "WAL")?;
+        writer.pragma_update(None, "journal_mode", "WAL").map_err(no_room)?;
         let journal: String = writer.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
         if journal != "wal" {
             // Network file systems and the like: SQLite stays in the old mode without an error.
@@ -57,7 +58,7 @@ impl Sqlite {
         migrate(&mut writer)?;
         let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let readers = (0..READERS)
-            .map(|_| connect(path, read_only).map(Mutex::new))
+            .map(|_| connect(path, read_only).map(Mutex::new).map_err(no_room))
             .collect::<Result<_, _>>()?;
         Ok(Self { path: path.to_owned(), writer: Mutex::new(writer), readers })
     }
@@ -80,7 +81,18 @@ impl Sqlite {
     }
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
+/// SQLite calls a full disk an I/O error where it cannot make room for the index of its log. Only
+/// where a file is opened is it sure that nothing was written then.
+fn no_room(path: &Path, error: rusqlite::Error) -> Error {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    if code != Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
+        return error.into();
+    }
+    let path = path.display();
+    Error::Full(format!("no space is left beside `{path}`: make some, and start again"))
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.busy_timeout(std::time::Duration::from_secs(5))?;

@@ -213,6 +213,15 @@ impl Server {
         (self.process, self.log) = (process, log);
     }
 
+    /// Starts it where it cannot start, and gives what it says.
+    pub(crate) fn refuses_to_start(&self) -> String {
+        let mut process = command_in(&self.launcher(), &["serve", "--listen", "127.0.0.1:0"]);
+        let process = process.arg("--data").arg(&self.data).arg("--config").arg(&self.config);
+        let ended = process.stdin(Stdio::null()).output().unwrap();
+        assert_ne!(ended.status.code(), Some(0), "{ended:?}");
+        String::from_utf8_lossy(&ended.stderr).into_owned()
+    }
+
     /// Gives the server another configuration, from its next start on.
     pub(crate) fn configure(&self, yaml: &str) {
         fs::write(&self.config, format!("host: tally.test\n{yaml}\n")).unwrap();

@@ -1,11 +1,13 @@
 //! What policy may know of a run, what steps say of themselves, and the model that they ask.
 
 use proto::actions::GetActionRequest;
+use proto::connectors::{ConfigureConnectorRequest, ConnectorConfig, InstallConnectorRequest};
 use proto::runs::{Run, RunState, StartRunRequest};
 use proto::types::Json;
 use serde_json::{Value, json};
 
 use super::{Plant, document, echo, eventually, named, read};
+use crate::common::target::Target;
 use crate::common::{desk, rego};
 
 /// What writes waits for people. A note goes without, in a run of the kept workflow of which people
@@ -114,6 +116,69 @@ const MODELS: &str = r#"models: {providers: [{name: one, form: openai,
   base_url: "http://127.0.0.1:9/v1", private: true,
   models: {m-1: {input: 1, output: 1, context: 1000, max_tokens: 100},
   m-2: {input: 1, output: 1, context: 1000, max_tokens: 100}}}]}"#;
+
+/// A system that takes what models take.
+const SPARE: &str = r"
+apiVersion: tally/v1
+kind: Connector
+metadata: {name: spare, version: 1.0.0, title: Spare, description: Answers where no model does.}
+spec:
+  auth: [{name: open, type: none}]
+  operations:
+    ask:
+      description: Answers.
+      labels: [write, external]
+      input:
+        type: object
+        required: [provider, model, prompt]
+        properties: {provider: {type: string}, model: {type: string}, prompt: {type: string}}
+      request: {method: POST, path: /echo, body: {json: {text: '{{ params.prompt }}'}}}
+      result: {text: '{{ response.body.text }}'}
+      output: {type: object, required: [text], properties: {text: {type: string}}}
+";
+
+/// Policy may have another tool answer in a model's place, where the workflow lets it.
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_routes_past_a_model_where_the_workflow_allows_a_fallback() {
+    let spare = Target::start().await;
+    let plant = Plant::new(&format!("{MODELS}\ngrants: {{connectors: [{}]}}", spare.grant())).await;
+    let owner = &plant.server.owner;
+    let install = InstallConnectorRequest { definition: SPARE.to_owned(), ..Default::default() };
+    owner.install_connector(&install, None).await.unwrap();
+    let base_url = format!("http://127.0.0.1:{}", spare.port());
+    let config = Some(ConnectorConfig { base_url, ..ConnectorConfig::default() });
+    let name = "spare".to_owned();
+    let configure = ConfigureConnectorRequest { name, config, ..Default::default() };
+    owner.configure_connector(&configure, None).await.unwrap();
+    let rules = r#"
+        decisions contains {"effect": "ALLOW", "rule": "R-ALL", "reason": "all"} if true
+        decisions contains {
+            "effect": "ROUTE", "rule": "R-SPARE", "reason": "spare",
+            "obligations": {"route": "spare.ask"},
+        } if input.tool.id == "llm.invoke""#;
+    plant.server.publish(&rego(rules)).await;
+    let params = json!({"provider": "one", "model": "m-1", "prompt": "say"});
+    for fallback in [false, true] {
+        let step = json!({"id": "ask", "action": "llm.invoke", "input": params});
+        let mut workflow = document("triage", "1.0.0", &[step]);
+        workflow["spec"]["modelPin"] =
+            json!({"provider": "one", "model": "m-1", "allowFallback": fallback});
+        let run = plant.agent.start_run(&with_input(&workflow, &json!({})), None).await.unwrap();
+        let request = GetActionRequest { action_id: run.steps[0].action_id.clone() };
+        let action = plant.agent.get_action(&request).await.unwrap();
+        assert_eq!(action.tool, "spare.ask", "{action:?}");
+        let calls = spare.seen().len();
+        if fallback {
+            assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
+            let output: Value = run.output.unwrap().decode().unwrap();
+            assert_eq!((output["text"].as_str(), calls), (Some("say"), 1), "{output}");
+        } else {
+            assert_eq!(run.state(), RunState::FailedTerminal, "{run:?}");
+            assert_eq!(run.steps[0].error.as_ref().unwrap().code, "model_not_pinned");
+            assert_eq!((action.attempt, calls), (0, 0), "on record, and not sent");
+        }
+    }
+}
 
 /// Whatever a template stands for: the model is that of the pin, or nothing is sent.
 #[tokio::test(flavor = "multi_thread")]

@@ -7,14 +7,17 @@ use kernel::action::Change as ActionChange;
 use kernel::dsse::Envelope;
 use kernel::machine::Change;
 use kernel::receipt::{LogId, Statement};
-use proto::actions::Action;
 use proto::actions::action::State;
+use proto::actions::{Action, GetActionRequest, SubmitActionRequest};
+use proto::identity::principal::Kind;
 use proto::runs::{RunState, StartRunRequest};
 use proto::types::decision::Effect;
 use tokio::time::{Instant, sleep};
 
 use super::{Place, named, workflow};
-use crate::common::{LOOK_EVERY, rego};
+use crate::common::desk::approve;
+use crate::common::wire::Wire;
+use crate::common::{LOOK_EVERY, reaches, rego};
 
 const MINUTE_MICROS: i64 = 60_000_000;
 /// For what has to wait for a minute to be over.
@@ -152,6 +155,71 @@ async fn steps_wait_for_their_turn_and_a_crash_gives_no_second_allowance() {
     let (asked, began) = logged(&place);
     assert_eq!((asked, began.len()), (3, 3), "waiting wrote something down");
     assert_bound(&began, 2);
+}
+
+const HELD: &str = r#"
+    decisions contains {
+        "effect": "REQUIRE_APPROVAL", "rule": "R-HELD", "reason": "held",
+        "obligations": {"approval": {"quorum": 1}},
+    } if true"#;
+
+/// The kill comes when one effect is durable, one attempt is held by the other side, and one action
+/// is approved and finds no room.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_approved_waits_for_its_turn_too() {
+    let mut place = Place::new("caps: {writes_per_min_tenant: 2, counted: all}").await;
+    place.server.publish(&rego(HELD)).await;
+    let approver = place.server.principal(Kind::User, &["approver"]).await;
+    let mut held = Vec::new();
+    for path in ["/done", "/waits/held", "/put-off"] {
+        let call = SubmitActionRequest { wait_ms: Some(0), ..place.target.call("PUT", path) };
+        held.push(place.agent.submit_action(&call, Some(path)).await.unwrap());
+    }
+    approve(&approver, &held[0]).await.unwrap();
+    reaches(&place.agent, &held[0].action_id, State::Executed).await;
+    approve(&approver, &held[1]).await.unwrap();
+    place.target.asked("/waits/held").await;
+    approve(&approver, &held[2]).await.unwrap();
+    until_put_off(&place).await;
+    reaches(&place.agent, &held[2].action_id, State::Approved).await;
+    place.server.kill();
+    place.server.restart();
+    place.target.let_go();
+    for action in &held {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let request = GetActionRequest { action_id: action.action_id.clone() };
+            let action = place.agent.get_action(&request).await.unwrap();
+            if action.state() == State::Executed {
+                break;
+            }
+            assert!(Instant::now() < end, "it never gets its turn: {action:?}");
+            sleep(LOOK_EVERY).await;
+        }
+    }
+    let calls = [("/done", 1), ("/waits/held", 2), ("/put-off", 1)];
+    assert_eq!(place.calls(), calls.map(named).into());
+    let keys = place.target.seen().into_iter().filter(|delivery| delivery.path == "/waits/held");
+    let keys: Vec<_> = keys.map(|delivery| delivery.key).collect();
+    assert!(keys[0].is_some() && keys[0] == keys[1], "one action, one key: {keys:?}");
+    assert!(place.server.terminate().success());
+    let (asked, began) = logged(&place);
+    assert_eq!((asked, began.len()), (3, 4), "waiting wrote something down");
+    assert_bound(&began, 2);
+}
+
+/// Waits until a write found no room.
+async fn until_put_off(place: &Place) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let metrics = Wire::new(&place.server.url).ask("GET", "/metrics").send().await.text();
+        let some = |line: &str| line.starts_with("tally_writes_put_off") && !line.ends_with(" 0");
+        if metrics.lines().any(some) {
+            return;
+        }
+        assert!(Instant::now() < end, "there is room for all");
+        sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn until_calls(place: &Place, count: usize) {

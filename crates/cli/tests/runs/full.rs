@@ -6,6 +6,7 @@ use proto::actions::action::State;
 use proto::actions::{GetActionRequest, SubmitActionRequest};
 use proto::ledger::VerifyLedgerRequest;
 use proto::runs::{RunState, StartRunRequest};
+use rusqlite::Connection;
 use serde_json::json;
 use testkit::{Cluster, Database};
 
@@ -130,6 +131,31 @@ async fn a_full_disk_loses_nothing() {
 async fn a_database_without_space_loses_nothing() {
     let database = migrated(Cluster::shared());
     survives(Place::on(Some(&database), "").await, Some(&database)).await;
+}
+
+/// A server that cannot start says why, and has lost nothing once there is space.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_does_not_start_on_a_full_disk_and_says_so() {
+    let mut place = Place::by(|yaml| Server::start_small(SMALL, yaml), "").await;
+    let run = place.agent.start_run(&workflow(&[place.call("put", "PUT", "/put")]), None).await;
+    let run = run.unwrap();
+    assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
+    assert!(place.server.terminate().success());
+    // As a copy is: without what SQLite keeps beside its files while they are open.
+    for file in ["control.sqlite", "runtime.sqlite"] {
+        let path = place.server.disk().outside(&place.server.data.join(file));
+        let last = Connection::open(&path).unwrap();
+        last.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        last.close().unwrap();
+        assert!(!path.with_extension("sqlite-wal").exists());
+    }
+    place.server.disk().fill();
+    let refused = place.server.refuses_to_start();
+    assert!(refused.contains("the store is full: no space is left"), "{refused}");
+    place.server.disk().free();
+    place.server.restart();
+    let kept = read(&place.agent, &run.run_id).await;
+    assert_eq!((kept.state(), kept.root_hash), (RunState::Succeeded, run.root_hash));
 }
 
 /// The outcome of an effect that nobody could keep: a crash in between leaves it in doubt, once.

@@ -1,13 +1,13 @@
 //! What the other side does wrong within a run: junk, limits, silence.
 
 use client::Client;
-use proto::actions::ReconcileActionRequest;
 use proto::actions::reconcile_action_request::Outcome;
 use proto::runs::{RunState, StartRunRequest};
 use serde_json::{Value, json};
 use tokio::time::Duration;
 
-use super::{Place, named, reaches, states, until, with, workflow};
+use super::doubt::{doubted, establish};
+use super::{Place, named, reaches, states, with, workflow};
 use crate::models::simulator::Simulator;
 use crate::models::{KEY, keep_key, providers};
 
@@ -109,16 +109,9 @@ async fn a_call_that_hangs_and_may_not_be_repeated_waits_for_people() {
     ];
     let request = StartRunRequest { wait_ms: Some(0), ..workflow(&steps) };
     let id = place.agent.start_run(&request, None).await.unwrap().run_id;
-    let run = until(&place.agent, &id, "the doubt", |run| {
-        run.steps[0].error.as_ref().is_some_and(|error| error.code == "outcome_unknown")
-    });
-    let run = run.await;
-    reaches(&place.agent, &id, RunState::WaitingApproval).await;
+    let run = doubted(&place, &id, 0).await;
     assert_eq!(place.calls(), [("/silent/post", 1)].map(named).into());
-    let request = ReconcileActionRequest {
-        action_id: run.steps[0].action_id.clone(),
-        outcome: Outcome::Executed.into(),
-        ..ReconcileActionRequest::default()
-    };
-    place.server.owner.reconcile_action(&request, None).await.unwrap();
+    establish(&place, &run, 0, Outcome::Executed).await;
+    reaches(&place.agent, &id, RunState::Succeeded).await;
+    assert_eq!(place.calls(), [("/silent/post", 1), ("/after", 1)].map(named).into());
 }

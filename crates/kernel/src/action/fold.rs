@@ -132,9 +132,10 @@ impl Action {
         self.in_doubt = false;
         if let Some(outcome) = &mut self.outcome {
             (outcome.status, outcome.cost, outcome.units) = (status, cost, units);
-            // That it was unknown is no failure of what turned out to have happened.
+            // That it was unknown is no failure of what turned out to have happened, and what a
+            // failed attempt had to show is not what it gave.
             if status == Status::Executed {
-                outcome.failure = None;
+                (outcome.failure, outcome.output, outcome.output_bytes) = (None, None, 0);
             }
         }
     }

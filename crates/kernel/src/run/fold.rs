@@ -1,5 +1,6 @@
 //! What the changes of a run fold to.
 
+use super::follow::is_overtaken;
 use super::{Change, Ending, Run, Status, Step, StepStatus};
 use crate::action;
 use crate::ids::{RunId, StepId};
@@ -57,15 +58,11 @@ impl Run {
                     (step.wait_until, step.failure) = (None, None);
                 }
             }
-            Change::StepMoved { step, to, state, cost, failure, wait_until, approved, .. } => {
+            Change::StepMoved { step, cost, .. } => {
                 add(&mut self.cost, *cost);
                 let iterations = self.iterations(step);
                 if let Some(step) = self.step_mut(step) {
-                    add(&mut step.cost, *cost);
-                    step.moved(*to, *state, iterations);
-                    step.failure = failure.clone();
-                    step.wait_until = *wait_until;
-                    step.approved = step.approved.saturating_add(u32::from(*approved));
+                    step.moved(change, iterations);
                 }
                 self.fail_with(step);
             }
@@ -186,7 +183,29 @@ impl Run {
 }
 
 impl Step {
-    fn moved(&mut self, to: StepStatus, state: action::Status, iterations: u32) {
+    fn moved(&mut self, change: &Change, iterations: u32) {
+        let Change::StepMoved {
+            to,
+            state,
+            cost,
+            failure,
+            wait_until,
+            approved,
+            output_unknown,
+            ..
+        } = change
+        else {
+            return;
+        };
+        add(&mut self.cost, *cost);
+        let anew = failure.as_ref().is_some_and(is_overtaken);
+        self.stands(*to, *state, anew, iterations);
+        (self.failure, self.wait_until) = (failure.clone(), *wait_until);
+        self.approved = self.approved.saturating_add(u32::from(*approved));
+        self.output_unknown = *output_unknown;
+    }
+
+    fn stands(&mut self, to: StepStatus, state: action::Status, anew: bool, iterations: u32) {
         self.in_doubt = state == action::Status::Unknown;
         let next = to == StepStatus::Succeeded && self.iteration < iterations;
         if next {
@@ -196,9 +215,9 @@ impl Step {
             return;
         }
         self.status = to;
-        let put_off = to == StepStatus::Ready && state == action::Status::Denied;
+        let put_off = to == StepStatus::Ready && (state == action::Status::Denied || anew);
         self.put_off = if put_off { self.put_off.saturating_add(1) } else { 0 };
-        // What policy put off was no attempt.
+        // What policy put off, or what began too late, was no attempt.
         self.tries = self.tries.saturating_sub(u32::from(put_off));
     }
 }

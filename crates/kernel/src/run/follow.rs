@@ -33,6 +33,11 @@ pub struct Report {
     pub again: bool,
     /// Policy may decide otherwise after so long: nothing has left.
     pub later_ms: Option<u64>,
+    /// What it was decided by was over before its effect began: it surely failed, and is decided
+    /// anew as another action.
+    pub anew: bool,
+    /// Whether it was carried out, as people established, and nobody knows what it gave.
+    pub output_unknown: bool,
 }
 
 /// Where the action in `state` stands, if it is one: what [`follow`] compares with.
@@ -75,6 +80,15 @@ fn within(before: Option<action::Status>, after: &Action) -> Option<Input> {
     (cost > MicroUsd::ZERO).then_some(Input::Spend { action, cost })
 }
 
+/// Failures of an executor that found its permit no longer good, and did nothing.
+const OVERTAKEN: [&str; 2] = ["permit_expired", "permit_overtaken"];
+
+/// Whether what an action was decided by was over before its effect began: the clock jumped, or
+/// policy changed.
+pub(super) fn is_overtaken(failure: &FailureCode) -> bool {
+    OVERTAKEN.contains(&failure.code.as_str())
+}
+
 /// Where `action` stands, for its step.
 pub fn report(action: &Action, step: &StepRef) -> Report {
     use action::Status;
@@ -105,6 +119,7 @@ pub fn report(action: &Action, step: &StepRef) -> Report {
     let again = action.status == Status::Failed
         && !action.request.idempotent
         && failure.as_ref().is_some_and(FailureCode::retryable);
+    let anew = action.status == Status::Failed && failure.as_ref().is_some_and(is_overtaken);
     Report {
         step: step.step.clone(),
         iteration: step.iteration,
@@ -116,5 +131,7 @@ pub fn report(action: &Action, step: &StepRef) -> Report {
         approved: action.approval_used && !action.broken_glass,
         again,
         later_ms,
+        anew,
+        output_unknown: action.output_unknown(),
     }
 }

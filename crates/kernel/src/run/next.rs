@@ -12,8 +12,11 @@ use crate::json::RawJson;
 use crate::limits;
 use crate::values::Timestamp;
 use crate::workflow::claims::Claims;
-use crate::workflow::template::{self, Context, Unrendered};
+use crate::workflow::template::{self, Context, Source, Unrendered};
 use crate::workflow::{Plan, Step};
+
+/// The failure of a step that reads an output which nobody knows.
+pub const OUTPUT_UNKNOWN: &str = "output_unknown";
 
 /// What a step that may start does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +72,12 @@ pub fn next(
         if state.wait_until.is_some_and(|until| now < until) {
             continue;
         }
+        if reads_unknown(run, plan, index).is_some() {
+            let code = OUTPUT_UNKNOWN.to_owned();
+            let failure = FailureCode { code, category: Category::NotFound };
+            all.push(Next::Refuse { index, failure });
+            continue;
+        }
         let context = Context { input, outputs, previous: plan.previous(index) };
         // A condition is asked once, before anything of the step has happened.
         let untouched = state.iteration == 1 && state.action.is_none() && !state.timed;
@@ -79,6 +88,25 @@ pub fn next(
         });
     }
     all
+}
+
+/// The first step whose output the step at `index` reads and nobody knows. A condition that reads
+/// one is not guessed either.
+pub fn reads_unknown(run: &Run, plan: &Plan, index: usize) -> Option<StepId> {
+    let is_unknown = |id: &StepId| {
+        let step = run.position(id).and_then(|index| run.steps.get(index));
+        step.is_some_and(|step| step.output_unknown)
+    };
+    if !run.steps.iter().any(|step| step.output_unknown) {
+        return None;
+    }
+    let step = plan.steps.get(index)?;
+    let source = |source: Source| match source {
+        Source::Input => None,
+        Source::Previous => plan.previous(index).cloned(),
+        Source::Step(id) => Some(id),
+    };
+    step.reads().into_iter().filter_map(source).find(is_unknown)
 }
 
 fn start(step: &Step, index: usize, timed: bool, context: &Context<'_>, now: Timestamp) -> Next {

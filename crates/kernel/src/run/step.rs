@@ -199,6 +199,7 @@ impl Run {
             failure: step.failure.clone(),
             wait_until: None,
             approved: false,
+            output_unknown: step.output_unknown,
         })
     }
 
@@ -261,6 +262,10 @@ impl Run {
                 wait_until = Some(now.plus_millis(i64::try_from(wait_ms).unwrap_or(i64::MAX)));
                 StepStatus::Ready
             }
+            Action::Failed if report.anew && step.put_off == 0 => {
+                wait_until = Some(now);
+                StepStatus::Ready
+            }
             Action::Failed if report.again && step.tries < spec.attempts => {
                 wait_until = Some(self.retry_at(spec, step, failure.as_ref(), now));
                 StepStatus::Ready
@@ -275,6 +280,7 @@ impl Run {
         }
         let step = spec.id.clone();
         let approved = report.approved && to == StepStatus::Succeeded;
+        let output_unknown = report.output_unknown && to == StepStatus::Succeeded;
         Some(Change::StepMoved {
             step,
             iteration,
@@ -285,6 +291,7 @@ impl Run {
             failure,
             wait_until,
             approved,
+            output_unknown,
         })
     }
 

@@ -90,6 +90,7 @@ fn moved(name: &str, action: &str, to: StepStatus, state: action::Status) -> Run
         failure: failed.then(failure),
         wait_until: (to == StepStatus::Ready).then(|| time(90)),
         approved: name == "left" && to == StepStatus::Succeeded,
+        output_unknown: false,
     }
 }
 

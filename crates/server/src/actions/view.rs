@@ -119,6 +119,10 @@ impl Answer {
     pub(crate) fn opened(mut self, shared: &Shared, log: &LogId) -> Result<Self> {
         let ended = self.action.outcome.is_some();
         if self.body.is_none() && ended {
+            if self.action.output_unknown() {
+                self.gone = Some(unheard);
+                return Ok(self);
+            }
             self.body = open_result(shared, log, &self.action.id)?;
             if self.body.is_none() {
                 self.gone = Some(why_gone(shared, log, &self.action)?);
@@ -263,6 +267,11 @@ fn why_gone(shared: &Shared, log: &LogId, action: &Action) -> Result<fn() -> Fai
     Ok(if dropped { runs::dropped } else { expired })
 }
 
+fn unheard() -> Failure {
+    let message = "it was carried out, as people established; what it gave is not known";
+    Failure::new(kernel::failure::Category::NotFound, kernel::run::OUTPUT_UNKNOWN, message)
+}
+
 fn expired() -> Failure {
     let message = "the result was kept for its time and is deleted; its digest is in the receipt";
     Failure::new(kernel::failure::Category::NotFound, "result_expired", message)
@@ -273,7 +282,7 @@ pub(crate) fn sentence(code: &str) -> String {
     match code {
         "approval_rejected" => "an approver said no",
         "attestation_level_unavailable" => "so much is not attested of a sandbox of this type",
-        "attempt_lost" => "the server stopped in the middle: reconcile the outcome",
+        "attempt_lost" => "the server stopped in the middle: reconcile the outcome, if nobody has",
         "budget_exceeded" => "the budget does not cover the worst case of this action",
         "budget_account_missing" => "this tool costs money and no account pays: name `account_id`",
         "account_frozen" => "the account is frozen",
@@ -289,6 +298,7 @@ pub(crate) fn sentence(code: &str) -> String {
         "writes_exceeded" => "the run has made as many writing calls as it may",
         "run_timeout" => "the run did not end in the time that it had",
         "output_schema_mismatch" => "the output does not fit the schema that the plan has for it",
+        "output_unknown" => "it reads what an earlier step gave, which nobody knows",
         "outcome_unknown" => "nobody knows how its action ended: reconcile it",
         "action_canceled" => "its action was withdrawn",
         "approval_expired" => "nobody approved it in time",

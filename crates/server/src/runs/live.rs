@@ -93,7 +93,7 @@ pub(super) fn keep(shared: &Shared, id: &RunId, live: &Arc<Live>) {
     shared.runs.live.lock().insert(id.clone(), live.clone());
 }
 
-/// What the steps of a run gave; none where some of it is no longer kept.
+/// What the steps of a run gave, as far as anybody knows; none where some of it is no longer kept.
 pub(super) fn outputs(
     shared: &Shared,
     log: &LogId,
@@ -101,7 +101,7 @@ pub(super) fn outputs(
 ) -> Result<Option<BTreeMap<StepId, Value>>> {
     let mut outputs = BTreeMap::new();
     for (spec, step) in run.each() {
-        if step.status != StepStatus::Succeeded {
+        if step.status != StepStatus::Succeeded || step.output_unknown {
             continue;
         }
         let action = step.action.as_ref().filter(|_| !step.skipped);

@@ -168,6 +168,8 @@ impl Play<'_> {
             cost: kernel::values::MicroUsd::ZERO,
             again: false,
             later_ms: None,
+            anew: false,
+            output_unknown: false,
             ..ended.clone()
         };
         let mut moves = vec![Input::Follow(Box::new(asked))];

@@ -6,7 +6,7 @@ use kernel::action::FailureCode;
 use kernel::ids::{ActionId, StepId, ToolId};
 use kernel::json::{self, RawJson};
 use kernel::receipt::LogId;
-use kernel::run::{Run, Step, StepStatus};
+use kernel::run::{self, Run, Step, StepStatus};
 use kernel::values::{Digest, MicroUsd};
 use kernel::workflow::claims::Claims;
 use kernel::workflow::template::{self, Context};
@@ -30,6 +30,8 @@ pub(super) struct Traced {
     pub(super) claims: Option<Claims>,
     pub(super) output: Option<RawJson>,
     pub(super) failure: Option<FailureCode>,
+    /// The step whose output it reads and nobody knows, where it failed for that.
+    pub(super) lacks: Option<StepId>,
     pub(super) cost: MicroUsd,
 }
 
@@ -64,7 +66,7 @@ pub(super) fn told(
         let params = called.then(|| template::render(&planned.params, &context).ok()).flatten();
         let claims = planned.claims.as_ref().filter(|_| called);
         let claims = claims.and_then(|claims| claims.render(&context).ok());
-        let gave = state.status == StepStatus::Succeeded && !state.skipped;
+        let gave = state.status == StepStatus::Succeeded && !state.skipped && !state.output_unknown;
         let output = outputs.get(&planned.id).filter(|_| gave);
         let output = output.map(|output| RawJson::parse(&output.to_string()));
         steps.push(Traced {
@@ -77,10 +79,18 @@ pub(super) fn told(
             claims,
             output: output.transpose().map_err(Refused::internal)?,
             failure: state.failure.clone(),
+            lacks: lacks(run, document, index),
             cost: state.cost,
         });
     }
     Ok(Trace { steps, gone })
+}
+
+/// Which step's output the step at `index` failed for.
+fn lacks(run: &Run, document: &Document, index: usize) -> Option<StepId> {
+    let failure = run.steps.get(index)?.failure.as_ref()?;
+    let unknown = failure.code == run::OUTPUT_UNKNOWN;
+    unknown.then(|| run::reads_unknown(run, &document.plan, index)).flatten()
 }
 
 /// The digest of the canonical form of a value.

@@ -93,7 +93,28 @@ pub(super) fn pinned(shared: &Shared, log: &LogId, run: &Run) -> Option<RunPin> 
     })
 }
 
+/// Why a step did not succeed.
+fn why(traced: &Traced) -> Option<Failure> {
+    let code = traced.failure.as_ref()?;
+    let Some(lacks) = &traced.lacks else { return Some(failure(code)) };
+    let message = format!(
+        "it reads what `{lacks}` gave, which nobody knows: people established that the action of \
+         `{lacks}` was carried out, and it had no answer"
+    );
+    Some(Failure::new(code.category, &code.code, message))
+}
+
+/// Says of a run that a step ended, for what nobody knows, which step and why.
+fn name_lack(wire: &mut WireRun, steps: &[Traced]) {
+    let lacking = steps.iter().find(|step| step.lacks.is_some());
+    let Some((step, failure)) = lacking.and_then(|step| Some((step, why(step)?))) else { return };
+    if let Some(error) = wire.error.as_mut().filter(|error| error.code == failure.code) {
+        error.message = format!("`{}` failed: {}", step.step, failure.message);
+    }
+}
+
 fn step(traced: Traced) -> RunStep {
+    let error = why(&traced).map(error::wire);
     let state = traced.state;
     RunStep {
         step_id: traced.step.to_string(),
@@ -104,11 +125,12 @@ fn step(traced: Traced) -> RunStep {
         action_id: traced.action.map(|id| id.to_string()).unwrap_or_default(),
         skipped: state.skipped,
         wait_until: state.wait_until.map(|at| Timestamp::from_micros(at.0)),
-        error: traced.failure.as_ref().map(|code| error::wire(failure(code))),
+        error,
         cost_micro_usd: traced.cost.0,
         output: traced.output.as_ref().map(json),
         group: traced.group.map(|id| id.to_string()).unwrap_or_default(),
         params: traced.params.as_ref().map(json),
+        output_unknown: state.output_unknown,
     }
 }
 
@@ -143,6 +165,7 @@ pub(super) fn whole(
     if run.status.has_ended() {
         wire.root_hash = trace.root_hash()?.map(|hash| hash.to_string()).unwrap_or_default();
     }
+    name_lack(&mut wire, &trace.steps);
     wire.output = trace.steps.last().and_then(|step| step.output.as_ref()).map(json);
     wire.steps = trace.steps.into_iter().map(step).collect();
     Ok(wire)
@@ -170,6 +193,7 @@ fn bare(run: &Run) -> Vec<RunStep> {
         error: state.failure.as_ref().map(|code| error::wire(failure(code))),
         cost_micro_usd: state.cost.0,
         group: spec.group.as_ref().map(ToString::to_string).unwrap_or_default(),
+        output_unknown: state.output_unknown,
         ..RunStep::default()
     });
     steps.collect()
