@@ -334,7 +334,11 @@ fn describe(run: &WireRun) -> String {
         ("receipts", format!("{} to {}", run.first_receipt, run.last_receipt)),
     ]);
     let rows = run.steps.iter().map(|step| {
-        let why = step.error.as_ref().map_or_else(String::new, |error| error.code.clone());
+        let why = match &step.error {
+            Some(error) => error.code.clone(),
+            None if step.output_unknown => "output unknown".to_owned(),
+            None => String::new(),
+        };
         let state = if step.skipped { "skipped".to_owned() } else { step.state.clone() };
         [step.step_id.clone(), state, step.tool.clone(), step.action_id.clone(), why]
     });

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{Place, named, reaches, states, until, with, workflow};
-use crate::common::{LOOK_EVERY, PATIENCE};
+use crate::common::{LOOK_EVERY, PATIENCE, text};
 
 async fn begun(place: &Place, steps: &[Value]) -> String {
     let request = StartRunRequest { wait_ms: Some(0), ..workflow(steps) };
@@ -151,6 +151,8 @@ async fn a_call_that_a_crash_cut_off_may_have_happened() {
     establish(&place, &run, 0, Outcome::Executed).await;
     let run = reaches(&place.agent, &id, RunState::Succeeded).await;
     assert!(run.steps[0].output_unknown, "{run:?}");
+    let shown = place.server.tally(&place.server.owner_key(), &["run", "show", &id]);
+    assert!(text(&shown).contains("output unknown"), "{shown:?}");
     assert_eq!(place.calls(), [("/waits/post", 1), ("/after", 1)].map(named).into());
     let action = action_of(&place, &run, 0).await;
     assert_eq!(action.error.unwrap().code, "output_unknown");
