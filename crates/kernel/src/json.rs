@@ -185,18 +185,10 @@ pub fn check(text: &str, max: usize) -> Result<(), Error> {
     scan::check(text, max)
 }
 
-/// What most canonical forms fit into.
-const CANONICAL_BYTES: usize = 1024;
-
 /// `value` as RFC 8785 wants it. A [`RawJson`] within is canonical in the result too. A float that
 /// is not finite is `null`, as everywhere in serde_json.
-pub fn canonical<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
-    // By way of a value, since raw text may have its members in any order.
-    let written = serde_json::to_value(value).and_then(|value| {
-        let mut form = Vec::with_capacity(CANONICAL_BYTES);
-        canon::write(&value, &mut form).map(|()| form)
-    });
-    written.map_err(|e| Error::Canonical(e.to_string()))
+pub fn canonical<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
+    canon::form(value).map_err(|e| Error::Canonical(e.to_string()))
 }
 
 #[cfg(test)]
@@ -280,6 +272,35 @@ mod tests {
         {
             check(text, Err(("json_syntax", "byte")));
         }
+    }
+
+    #[test]
+    fn values_of_any_type() {
+        #[derive(Serialize)]
+        struct Inner {
+            z: Option<u64>,
+            #[serde(rename = "\n")]
+            line: RawJson,
+            a: (i64, f32, f64),
+        }
+        #[derive(Serialize)]
+        enum Outer {
+            Some { inner: Vec<Inner>, empty: std::collections::BTreeMap<u8, Inner> },
+        }
+        let line = RawJson::parse(r#"{"b":{"d":1,"c":[]},"a":2.50}"#).unwrap();
+        let a = (i64::MIN, 0.5, f64::NAN);
+        let value = Outer::Some {
+            inner: vec![Inner { z: Some(u64::MAX), line, a }],
+            empty: std::collections::BTreeMap::new(),
+        };
+        let form = String::from_utf8(canonical(&value).unwrap()).unwrap();
+        let whole =
+            r#"{"Some":{"empty":{},"inner":[{"\n":{"a":2.5,"b":{"c":[],"d":1}},"#.to_owned();
+        let whole = whole + r#""a":[-9223372036854776000,0.5,null],"z":18446744073709552000}]}}"#;
+        assert_eq!(form, whole);
+        let numbered = std::collections::BTreeMap::from([(9, ()), (10, ())]);
+        assert_eq!(canonical(&numbered).unwrap(), br#"{"10":null,"9":null}"#);
+        assert_eq!(canonical(&(u128::MAX)).unwrap_err().code(), "json_not_canonical");
     }
 
     #[test]
