@@ -117,16 +117,34 @@ struct Simulator<'a> {
     calibration: &'a Calibration,
 }
 
+/// A step whose tool has a model, in micro-USD.
+struct Priced<'a> {
+    step: &'a Step,
+    model: &'a Model,
+    /// What one call costs at most.
+    worst: i64,
+    /// What one call usually costs.
+    one: i64,
+}
+
+impl Priced<'_> {
+    /// What all iterations together cost.
+    fn all(&self) -> i64 {
+        self.one.saturating_mul(self.step.iterations.into())
+    }
+}
+
 impl Simulator<'_> {
     fn answer(&self) -> Answer {
         let mut answer = Answer::empty(self.budget);
         let (mut known, mut cost) = (true, 0_i64);
         let mut survives = MILLION * MILLION;
-        for step in &self.plan.steps {
-            match self.models.get(&step.tool) {
-                Some(model) => {
-                    let micro = self.estimate(step, model, &mut answer);
-                    cost = cost.saturating_add(micro);
+        let priced: Vec<_> = self.plan.steps.iter().map(|step| self.price(step)).collect();
+        for (step, priced) in self.plan.steps.iter().zip(&priced) {
+            match priced {
+                Some(priced) => {
+                    self.estimate(priced, &mut answer);
+                    cost = cost.saturating_add(priced.all());
                     survives = self.risk(step, survives, &mut answer);
                 }
                 None => {
@@ -140,7 +158,7 @@ impl Simulator<'_> {
         answer.estimated_duration_ms = self.duration();
         answer.spend(self.budget, MicroUsd(cost));
         if answer.budget_sufficient {
-            self.warn_of_holds(&mut answer);
+            self.warn_of_holds(&priced, &mut answer);
         }
         answer.feasible = known && answer.budget_sufficient;
         let risk_ppm = MILLION.saturating_sub(survives / MILLION);
@@ -148,11 +166,12 @@ impl Simulator<'_> {
         answer
     }
 
-    /// Adds what a step costs and takes; gives what it costs.
-    fn estimate(&self, step: &Step, model: &Model, answer: &mut Answer) -> i64 {
+    /// Adds what a step costs and takes.
+    fn estimate(&self, priced: &Priced<'_>, answer: &mut Answer) {
+        let Priced { step, model, .. } = priced;
         let history = self.history(step);
         let times = u64::from(step.iterations);
-        let micro = self.price(step, model);
+        let micro = priced.all();
         let p90_cost = self.usual_cost(step, model).map(|cost| {
             let one = i64::try_from(cost.p90).unwrap_or(i64::MAX);
             MicroUsd(one.saturating_mul(step.iterations.into()))
@@ -180,25 +199,22 @@ impl Simulator<'_> {
             confidence,
         });
         self.doubt(step, answer);
-        micro
     }
 
     /// What is held for a step is the worst case: says from which step on the budget may not do.
-    fn warn_of_holds(&self, answer: &mut Answer) {
+    fn warn_of_holds(&self, priced: &[Option<Priced<'_>>], answer: &mut Answer) {
         let mut spent = 0_i64;
-        for step in &self.plan.steps {
-            let Some(model) = self.models.get(&step.tool) else { continue };
-            let worst = self.worst_of_one(step, model);
-            let before = self.price(step, model).saturating_sub(self.price_of_one(step, model));
-            if spent.saturating_add(before).saturating_add(worst) > self.budget.0 {
+        for priced in priced.iter().flatten() {
+            let before = priced.all().saturating_sub(priced.one);
+            if spent.saturating_add(before).saturating_add(priced.worst) > self.budget.0 {
                 let message = "what is usual fits the budget, but what is held for this step may \
                                not: its worst case is more"
                     .to_owned();
-                let (step_id, code) = (step.id.clone(), TIGHT.to_owned());
+                let (step_id, code) = (priced.step.id.clone(), TIGHT.to_owned());
                 answer.warnings.push(Warning { step_id, code, message });
                 return;
             }
-            spent = spent.saturating_add(self.price(step, model));
+            spent = spent.saturating_add(priced.all());
         }
     }
 
@@ -234,19 +250,13 @@ impl Simulator<'_> {
         self.verdicts.get(&step.id)?.worst
     }
 
-    fn worst_of_one(&self, step: &Step, model: &Model) -> i64 {
-        self.told(step).unwrap_or_else(|| model.price(&step.params)).0
-    }
-
-    /// What a step costs, one time as another, all its iterations together.
-    fn price(&self, step: &Step, model: &Model) -> i64 {
-        self.price_of_one(step, model).saturating_mul(step.iterations.into())
-    }
-
-    fn price_of_one(&self, step: &Step, model: &Model) -> i64 {
+    /// What a step costs; none where nothing is known of its tool.
+    fn price<'a>(&'a self, step: &'a Step) -> Option<Priced<'a>> {
+        let model = self.models.get(&step.tool)?;
+        let worst = self.told(step).unwrap_or_else(|| model.price(&step.params)).0;
         let usual = self.usual_cost(step, model);
         let usual = usual.map(|cost| i64::try_from(cost.p50).unwrap_or(i64::MAX));
-        usual.unwrap_or_else(|| self.worst_of_one(step, model))
+        Some(Priced { step, model, worst, one: usual.unwrap_or(worst) })
     }
 
     fn latency_ms(&self, step: &Step, model: &Model) -> u64 {
