@@ -49,6 +49,8 @@ impl Process {
             .args(args)
             .arg(name)
             .arg(path)
+            // Interpreters would be compiled beside what is measured.
+            .env_remove("TALLY_RUNTIMES")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
