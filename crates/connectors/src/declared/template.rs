@@ -6,6 +6,7 @@
 //! written. What is not there is an error, except under a name that ends in `?`.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use minijinja::value::Serde;
 use minijinja::{Environment, Error as Broken, ErrorKind, UndefinedBehavior, Value as Data};
@@ -51,14 +52,12 @@ impl Expression {
 
     /// What it reads, dotted: `params.channel`.
     fn reads(&self) -> Vec<String> {
-        let environment = environment();
-        let compiled = environment.compile_expression(&self.0);
+        let compiled = environment().compile_expression(&self.0);
         compiled.map(|e| e.undeclared_variables(true).into_iter().collect()).unwrap_or_default()
     }
 
     fn eval(&self, scope: &Data) -> Result<Data, Unrendered> {
-        let environment = environment();
-        let compiled = environment.compile_expression(&self.0);
+        let compiled = environment().compile_expression(&self.0);
         compiled.and_then(|e| e.eval(scope.clone())).map_err(|error| self.unrendered(&said(&error)))
     }
 
@@ -329,7 +328,12 @@ pub(super) fn values(members: &[Member], scope: &Scope) -> Result<Map<String, Va
 }
 
 /// What expressions are made of: these filters and tests and no others.
-fn environment<'a>() -> Environment<'a> {
+fn environment<'a>() -> &'a Environment<'a> {
+    static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(make);
+    &ENVIRONMENT
+}
+
+fn make() -> Environment<'static> {
     let mut environment = Environment::empty();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(limits::TEMPLATE_FUEL));
