@@ -14,7 +14,7 @@ pub mod template;
 
 use std::ops::Deref;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 pub use crate::ids::StepId;
 
@@ -151,30 +151,33 @@ pub struct Draft {
 
 /// A plan that keeps the rules: each step has a name of its own and refers to earlier ones alone,
 /// so that there is no circle, and everything is within its limit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Draft", into = "Draft")]
-pub struct Plan(Draft);
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "Draft")]
+pub struct Plan {
+    draft: Draft,
+    digest: Digest,
+}
 
 impl Plan {
     /// Checks `draft`. A place in the refusal starts with `steps`, the field of the draft.
     pub fn new(draft: Draft) -> Result<Self, Refused> {
-        check::check(&draft)?;
-        Ok(Self(draft))
+        let digest = Digest::of(&check::check(&draft)?);
+        Ok(Self { draft, digest })
     }
 
     /// The canonical JSON.
     pub fn canonical(&self) -> Result<Vec<u8>, json::Error> {
-        json::canonical(&self.0)
+        json::canonical(&self.draft)
     }
 
     /// The digest of the canonical JSON.
-    pub fn digest(&self) -> Result<Digest, json::Error> {
-        self.canonical().map(|bytes| Digest::of(&bytes))
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// The step whose output `{{previous_output}}` is in the step at `index`.
     pub fn previous(&self, index: usize) -> Option<&StepId> {
-        check::previous(&self.0.steps, index).map(|step| &step.id)
+        check::previous(&self.draft.steps, index).map(|step| &step.id)
     }
 
     /// Whether this plan may take the place of `previous`: what changed has a higher version.
@@ -186,7 +189,7 @@ impl Plan {
             return Err(Why::NoVersion);
         };
         let order = new.precedence(old);
-        let contents = |plan: &Self| Draft { version: None, ..plan.0.clone() };
+        let contents = |plan: &Self| Draft { version: None, ..plan.draft.clone() };
         let kept = new == old && contents(self) == contents(previous);
         if order.is_gt() || kept {
             return Ok(());
@@ -203,7 +206,13 @@ impl Deref for Plan {
     type Target = Draft;
 
     fn deref(&self) -> &Draft {
-        &self.0
+        &self.draft
+    }
+}
+
+impl Serialize for Plan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.draft.serialize(serializer)
     }
 }
 
@@ -217,7 +226,7 @@ impl TryFrom<Draft> for Plan {
 
 impl From<Plan> for Draft {
     fn from(plan: Plan) -> Self {
-        plan.0
+        plan.draft
     }
 }
 

@@ -136,7 +136,7 @@ fn observer(
     let (caps, watch, cards) = (caps.clone(), watch.clone(), cards.clone());
     Arc::new(move |log, committed| {
         experiences.observe(log, committed);
-        runs.seen(log, &committed.states);
+        runs.seen(log, committed);
         caps.observe(log, committed);
         watch.seen(log, &committed.states);
         cards.seen(log, &committed.states);

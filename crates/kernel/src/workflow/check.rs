@@ -9,7 +9,8 @@ use super::template::{self, Reference, Source};
 use super::{Draft, MODEL_TOOL, Refused, Step, StepId, Why, is_name};
 use crate::{json, limits};
 
-pub(super) fn check(draft: &Draft) -> Result<(), Refused> {
+/// Checks a draft; gives its canonical JSON.
+pub(super) fn check(draft: &Draft) -> Result<Vec<u8>, Refused> {
     head(draft)?;
     if draft.steps.is_empty() {
         return Err(Refused::at("steps", Why::Empty));
@@ -37,7 +38,7 @@ pub(super) fn check(draft: &Draft) -> Result<(), Refused> {
         let why = Why::too_many("bytes as a whole", limits::PLAN_BYTES_MAX);
         return Err(Refused::at("steps", why));
     }
-    Ok(())
+    Ok(bytes)
 }
 
 fn head(draft: &Draft) -> Result<(), Refused> {

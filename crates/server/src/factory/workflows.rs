@@ -148,7 +148,7 @@ fn publication(caller: &Caller, plan: &Plan, document: Digest) -> Result<Publica
     Ok(Publication {
         version: plan.version.clone().ok_or_else(|| lacks("version"))?,
         document,
-        plan: plan.digest().map_err(Refused::internal)?,
+        plan: plan.digest(),
         model_pin: plan.model_pin.clone(),
         risk_tier: plan.risk_tier.ok_or_else(|| lacks("risk tier"))?,
         by: caller.id.clone(),

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kernel::failure::Category;
+use kernel::failure::{Category, Failure};
 use kernel::ids::{PrincipalId, StepId};
 use kernel::json::RawJson;
 use kernel::machine::{Kind, State};
 use kernel::release::Status as ReleaseStatus;
 use kernel::run::{Input, Pinned, Run, Status, Trigger};
 use kernel::values::{Digest, MicroUsd};
+use kernel::workflow::skills::compile;
 use ledger::Batch;
 use prost::Message;
 use proto::rest::HttpStatus;
@@ -92,13 +93,18 @@ impl RunsApi {
     }
 
     /// Where a run stands now: at hand while it is carried out here, and, for who has begun it, at
-    /// its end.
-    fn again(&self, caller: &Caller, run: &Run, begun: Option<&Arc<Live>>) -> Result<Run> {
+    /// its end. With a checkpoint that covers that, where one is at hand.
+    fn again(
+        &self,
+        caller: &Caller,
+        run: &Run,
+        begun: Option<&Arc<Live>>,
+    ) -> Result<(Run, Arc<str>)> {
         let live = begun.filter(|live| live.is_whole()).cloned();
         let live = live.or_else(|| self.0.runs.live.lock().get(&run.id).cloned());
         match live.and_then(|live| live.state()) {
-            Some(run) => Ok(run),
-            None => self.find(caller, run.id.as_str()),
+            Some(known) => Ok(known),
+            None => Ok((self.find(caller, run.id.as_str())?, Arc::default())),
         }
     }
 
@@ -151,10 +157,7 @@ impl RunsApi {
     ) -> Result<Response<WireRun>> {
         let ends = |run: &Run| patience.ends_with(run);
         let waited = self.wait(caller, &run, live.as_ref(), patience.until, ends).await?;
-        let (run, checkpoint) = match waited {
-            Some(run) => (run, Arc::default()),
-            None => (run, checkpoint),
-        };
+        let (run, checkpoint) = waited.unwrap_or((run, checkpoint));
         let ended = run.status.has_ended();
         let mut response = Response::new(self.whole(caller, &run, checkpoint, live.as_deref())?);
         if !ended {
@@ -171,7 +174,7 @@ impl RunsApi {
         begun: Option<&Arc<Live>>,
         until: Instant,
         ends: impl Fn(&Run) -> bool,
-    ) -> Result<Option<Run>> {
+    ) -> Result<Option<(Run, Arc<str>)>> {
         if ends(run) {
             return Ok(None);
         }
@@ -181,9 +184,9 @@ impl RunsApi {
             tokio::pin!(changed);
             // From here on a change is noticed.
             changed.as_mut().enable();
-            let run = self.again(caller, run, begun)?;
-            if ends(&run) || Instant::now() >= until {
-                return Ok(Some(run));
+            let now = self.again(caller, run, begun)?;
+            if ends(&now.0) || Instant::now() >= until {
+                return Ok(Some(now));
             }
             let next = until.min(Instant::now() + limits::QUEUE_IDLE);
             let _woken = tokio::time::timeout_at(next, changed).await;
@@ -202,8 +205,9 @@ impl RunsApi {
             "" => false,
             after => log.receipt_id(run.last_receipt) != after,
         };
-        let run = self.wait(caller, &run, None, until, ends).await?.unwrap_or(run);
-        self.whole(caller, &run, Arc::default(), None)
+        let waited = self.wait(caller, &run, None, until, ends).await?;
+        let (run, checkpoint) = waited.unwrap_or((run, Arc::default()));
+        self.whole(caller, &run, checkpoint, None)
     }
 
     fn list(&self, caller: &Caller, wire: ListRunsRequest) -> Result<ListRunsResponse> {
@@ -359,7 +363,7 @@ fn wanted(shared: &Shared, caller: &Caller, wire: StartRunRequest) -> Result<Wan
             (id, pinned) = (Some(taken.id), Some(taken.pinned));
             taken.plan.as_ref().clone()
         }
-        (_, true) if !named => listed(wire.plan)?.0?,
+        (_, true) if !named => compile(&listed(wire.plan)?).map_err(Failure::from)?,
         (true, false) if !named => yaml::plan(&wire.workflow)?,
         _ => {
             let message = "send a plan, a workflow, or the name of one: not two of them";

@@ -108,7 +108,7 @@ impl Joining {
     ) -> Result<Option<Self>> {
         let Some(step) = &action.request.step else { return Ok(None) };
         let known = shared.runs.live.lock().get(&step.run).cloned();
-        let known = known.and_then(|live| Some((live.state()?, live)));
+        let known = known.and_then(|live| Some((live.state()?.0, live)));
         let (run, live) = match known {
             Some((run, live)) => (run, Some(live)),
             None => match shared.ledger.read(log, Kind::Run, step.run.as_str())? {

@@ -22,8 +22,8 @@ pub(super) struct Live {
     pub(super) document: Document,
     input: Value,
     outputs: Mutex<BTreeMap<StepId, Value>>,
-    /// Where the run stands, as the last commit left it.
-    state: Mutex<Option<Arc<State>>>,
+    /// Where the run stands, as the last commit left it, and the checkpoint of that.
+    state: Mutex<Option<(Arc<State>, Arc<str>)>>,
     /// Whether the run goes on elsewhere, or was opened again.
     left: AtomicBool,
 }
@@ -36,8 +36,8 @@ impl Live {
     }
 
     /// Takes notice of where the run stands.
-    pub(super) fn moved(&self, state: &Arc<State>) {
-        *self.state.lock() = Some(state.clone());
+    pub(super) fn moved(&self, state: &Arc<State>, checkpoint: &Arc<str>) {
+        *self.state.lock() = Some((state.clone(), checkpoint.clone()));
     }
 
     /// What is here is not all there is any more.
@@ -50,10 +50,11 @@ impl Live {
         !self.left.load(Ordering::Acquire)
     }
 
-    /// Where the run stands, if that was noticed.
-    pub(super) fn state(&self) -> Option<Run> {
-        match self.state.lock().as_deref() {
-            Some(State::Run(run)) => Some(run.clone()),
+    /// Where the run stands, if that was noticed, and a checkpoint that covers it.
+    pub(super) fn state(&self) -> Option<(Run, Arc<str>)> {
+        let (state, checkpoint) = self.state.lock().clone()?;
+        match state.as_ref() {
+            State::Run(run) => Some((run.clone(), checkpoint)),
             _ => None,
         }
     }

@@ -29,10 +29,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kernel::ids::{RunId, TenantId};
-use kernel::machine::{State, Stream};
+use kernel::machine::State;
 use kernel::receipt::LogId;
 use kernel::run::{Run, Status};
-use ledger::Clock;
+use ledger::{Clock, Committed};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -80,25 +80,25 @@ impl Runs {
     }
 
     /// Takes notice of what a commit left behind. Called by the writer: it only makes notes.
-    pub(crate) fn seen(&self, log: &LogId, states: &[(Stream, Arc<State>)]) {
-        for (_, state) in states {
+    pub(crate) fn seen(&self, log: &LogId, committed: &Committed) {
+        for (_, state) in &committed.states {
             if let State::Run(run) = state.as_ref() {
-                self.saw(log, run, state);
+                self.saw(log, run, (state, &committed.checkpoint));
             }
         }
     }
 
-    fn saw(&self, log: &LogId, run: &Run, state: &Arc<State>) {
+    fn saw(&self, log: &LogId, run: &Run, (state, checkpoint): (&Arc<State>, &Arc<str>)) {
         {
             let mut live = self.live.lock();
             if run.status == Status::Running {
                 if let Some(live) = live.get(&run.id) {
-                    live.moved(state);
+                    live.moved(state, checkpoint);
                 }
             } else if let Some(live) = live.remove(&run.id) {
                 match run.status.has_ended() {
                     // Who waits for its end has it.
-                    true => live.moved(state),
+                    true => live.moved(state, checkpoint),
                     false => live.leave(),
                 }
             }

@@ -16,7 +16,7 @@ use super::document;
 use super::live::{self, Live};
 use super::trace::{Traced, digest_of, told};
 use crate::actions::{actors, sentence};
-use crate::error::{self, Refused, Result};
+use crate::error::{self, Result};
 use crate::shared::Shared;
 
 pub(super) fn wire_state(status: Status) -> RunState {
@@ -176,7 +176,7 @@ pub(super) fn named(wire: &mut WireRun, document: &document::Document) -> Result
     let plan = &document.plan;
     wire.name = plan.name.clone();
     wire.version = plan.version.as_ref().map(|version| version.to_string()).unwrap_or_default();
-    wire.plan_digest = plan.digest().map_err(Refused::internal)?.to_string();
+    wire.plan_digest = plan.digest().to_string();
     wire.input_digest = digest_of(&document.input)?.to_string();
     Ok(())
 }

@@ -68,22 +68,21 @@ impl RuntimeApi {
     fn simulate(&self, caller: &Caller, wire: SimulateRequest) -> Result<SimulateResponse> {
         let terms = self.terms(caller, &wire)?;
         let SimulateRequest { plan, workflow, .. } = wire;
-        let (made, source) = match (plan.is_empty(), workflow.is_empty()) {
-            (_, true) => listed(plan)?,
-            (true, false) => (yaml::plan(&workflow), Digest::of(workflow.as_bytes())),
+        let sent = match (plan.is_empty(), workflow.is_empty()) {
+            (_, true) => Sent::List(listed(plan)?),
+            (true, false) => Sent::Workflow(workflow),
             (false, false) => return Err(Refused::invalid("send a plan or a workflow, not both")),
         };
-        let (simulation, plan) = match made {
-            Ok(plan) => (self.simulated(caller, &plan, &terms)?, Some(plan)),
+        let (simulation, plan) = match sent.plan() {
+            Ok(plan) => (self.simulated(caller, &plan, &terms)?, Some(plan.digest())),
             Err(refusal) => {
                 let Terms { budget, seed, .. } = terms;
-                let simulation = simulate::invalid(refusal, source, budget, seed);
+                let simulation = simulate::invalid(refusal, sent.digest()?, budget, seed);
                 let simulation = simulation.map_err(Refused::internal)?;
                 (Simulated { simulation, calibrated_to: 0, calibration: None }, None)
             }
         };
-        let digest = plan.map(|plan| plan.digest()).transpose().map_err(Refused::internal)?;
-        Ok(wire::response(simulation, digest, terms.seed))
+        Ok(wire::response(simulation, plan, terms.seed))
     }
 
     /// Checks what the request says of the caller, and reads its terms.
@@ -172,8 +171,33 @@ pub(crate) fn foreseen(
     Ok(wire::response(simulated, None, terms.seed))
 }
 
-/// The plan of a list of skills, or why it is none; and the digest of the list.
-pub(crate) fn listed(list: Vec<PlanStep>) -> Result<(std::result::Result<Plan, Failure>, Digest)> {
+/// What a plan is to be made of.
+enum Sent {
+    List(Vec<SkillStep>),
+    Workflow(String),
+}
+
+impl Sent {
+    /// The plan, or why it is none.
+    fn plan(&self) -> std::result::Result<Plan, Failure> {
+        match self {
+            Self::List(steps) => compile(steps).map_err(Failure::from),
+            Self::Workflow(text) => yaml::plan(text),
+        }
+    }
+
+    fn digest(&self) -> Result<Digest> {
+        match self {
+            Self::List(steps) => {
+                json::canonical(steps).map(|form| Digest::of(&form)).map_err(Refused::internal)
+            }
+            Self::Workflow(text) => Ok(Digest::of(text.as_bytes())),
+        }
+    }
+}
+
+/// A list of skills with their parameters read.
+pub(crate) fn listed(list: Vec<PlanStep>) -> Result<Vec<SkillStep>> {
     let mut steps = Vec::with_capacity(list.len());
     for (index, PlanStep { skill, params, iterations }) in list.into_iter().enumerate() {
         let params = match params.filter(|params| !params.text.is_empty()) {
@@ -182,8 +206,7 @@ pub(crate) fn listed(list: Vec<PlanStep>) -> Result<(std::result::Result<Plan, F
         };
         steps.push(SkillStep { skill, params, iterations: iterations.unwrap_or(1) });
     }
-    let source = json::canonical(&steps).map_err(Refused::internal)?;
-    Ok((compile(&steps).map_err(Failure::from), Digest::of(&source)))
+    Ok(steps)
 }
 
 #[tonic::async_trait]

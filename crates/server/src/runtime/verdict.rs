@@ -30,31 +30,26 @@ pub(super) fn of(
 ) -> Result<Verdict> {
     let asking = Asking { shared, caller, tool, now, claims: Claims::new(None)? };
     let constant = template::is_constant(&step.params);
-    let problem = match constant {
-        true => tool.validate(shared, caller, &step.params).err(),
-        false => None,
-    };
-    let exact = constant && problem.is_none();
-    let decision = if exact {
-        let facts = tool.facts(&step.params);
-        Some(asking.ask(Phase::Submit, &facts.labels, &step.params, facts.estimate))
-    } else {
-        asking.in_general()
+    let valid = tool.validate(shared, caller, &step.params).map(|()| tool.facts(&step.params));
+    let exact = constant && valid.is_ok();
+    let decision = match &valid {
+        Ok(facts) if constant => {
+            Some(asking.ask(Phase::Submit, &facts.labels, &step.params, facts.estimate))
+        }
+        _ => asking.in_general(),
     };
     let (rules, reasons, effect) = match decision {
         Some(decision) => (decision.rules, decision.reasons, Some(decision.effect)),
         None => (Vec::new(), Vec::new(), None),
     };
-    let worst = worst(shared, caller, tool, step);
+    // What it costs at most, where that follows from more than the tool. A template counts as the
+    // text that it is written with, and what is wrong with that is not held against it.
+    let usual = tool.manifest().cost.per_call_micro_usd;
+    let (worst, problem) = match valid {
+        Ok(facts) => (Some(facts.estimate).filter(|estimate| *estimate != usual), None),
+        Err(problem) => (None, Some(problem).filter(|_| constant)),
+    };
     Ok(Verdict { available: true, effect, rules, reasons, exact, problem, worst })
-}
-
-/// What a call costs at most, where that follows from more than its tool. A template counts as the
-/// text that it is written with.
-fn worst(shared: &Shared, caller: &Caller, tool: &Found<'_>, step: &Step) -> Option<MicroUsd> {
-    tool.validate(shared, caller, &step.params).ok()?;
-    let estimate = tool.facts(&step.params).estimate;
-    Some(estimate).filter(|estimate| *estimate != tool.manifest().cost.per_call_micro_usd)
 }
 
 /// What policy announces of a tool, whatever it is called with: its least restrictive effect.
