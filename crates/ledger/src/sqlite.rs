@@ -430,11 +430,8 @@ impl Store for Sqlite {
 
     fn destroy_content(&self, class: Class, day: i64) -> Result<u64, Error> {
         let mut writer = self.writer.lock();
-        // A destroyed key is overwritten, not only unlinked; what it sealed need not be.
-        writer.pragma_update(None, "secure_delete", "ON")?;
-        let keys = writer.execute(sql::CONTENT_KEY_DESTROY, params![class.as_str(), day]);
-        writer.pragma_update(None, "secure_delete", "OFF")?;
-        if keys? > 0 {
+        let keys = writer.execute(sql::CONTENT_KEY_DESTROY, params![class.as_str(), day])?;
+        if keys > 0 {
             // The write-ahead log still has the keys: it is folded into the file and cut off.
             writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         }
