@@ -1,5 +1,6 @@
 //! Workflows on their way into force, over HTTP: published, released, tried, taken back.
 
+mod bound;
 mod canary;
 mod facts;
 mod kept;

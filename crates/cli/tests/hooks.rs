@@ -96,6 +96,11 @@ impl Place {
 
     /// With leave to call the host at `address`.
     async fn granted(policy: &Source, address: Option<SocketAddr>) -> Self {
+        Self::configured(policy, address, "").await
+    }
+
+    /// The same, with more of a configuration.
+    async fn configured(policy: &Source, address: Option<SocketAddr>, more: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
         let root = files.path().canonicalize().unwrap();
         let http = address.map(|address| {
@@ -106,7 +111,7 @@ impl Place {
             )
         });
         let grants = format!("{{fs_write: [{root:?}], {}}}", http.unwrap_or_default());
-        let yaml = format!("grants: {grants}\npolicy: {{decision_limit_ms: 5000}}");
+        let yaml = format!("grants: {grants}\npolicy: {{decision_limit_ms: 5000}}\n{more}");
         let server = Server::start(&yaml);
         server.publish(policy).await;
         let service = principal(&server, Kind::Service, &["operator"]).await;

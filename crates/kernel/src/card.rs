@@ -98,6 +98,13 @@ pub enum Change {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_at: Option<Timestamp>,
     },
+    /// The action that is to post or change it, after a try that came to nothing, waits itself: its
+    /// end is the next occasion, and no time is.
+    #[serde(rename = "card.asked")]
+    Asked {
+        /// Which action.
+        action: ActionId,
+    },
     /// Its approval ended before it was posted.
     #[serde(rename = "card.withdrawn")]
     Withdrawn {},
@@ -137,6 +144,11 @@ pub enum Input {
         in_doubt: bool,
         /// When it is tried again.
         retry_at: Option<Timestamp>,
+    },
+    /// Wait for the end of an action, and for no time.
+    Ask {
+        /// Which action.
+        action: ActionId,
     },
     /// Leave it: its approval has ended.
     Withdraw {},
@@ -215,6 +227,8 @@ pub fn step(state: Option<&Card>, input: Input) -> Result<Change, Refusal> {
         (_, Input::Miss { action, failure, in_doubt, retry_at }) => {
             Ok(Change::Missed { action, failure, in_doubt, retry_at })
         }
+        (Card { retry_at: Some(_), .. }, Input::Ask { action }) => Ok(Change::Asked { action }),
+        (_, Input::Ask { .. }) => Err(Refusal::State("asked")),
         (Card { message: None, .. }, Input::Withdraw {}) => Ok(Change::Withdrawn {}),
         (_, Input::Post { .. } | Input::Withdraw {}) => Err(Refusal::State("posted")),
         (_, Input::Show { .. }) => Err(Refusal::State("open")),
@@ -259,6 +273,7 @@ pub fn apply(state: &mut Option<Card>, change: &Change, applied: &Applied<'_>) {
                 (card.over, card.failure) = (true, Some(failure.clone()));
             }
         }
+        Change::Asked { .. } => card.retry_at = None,
         Change::Withdrawn {} => card.over = true,
     }
     card.changed_at = applied.time;

@@ -237,7 +237,7 @@ pub(crate) const CARD_RETRY_MS: i64 = 2_000;
 /// Characters of a value that a card shows.
 pub(crate) const CARD_VALUE_CHARS: usize = 50;
 /// Characters of why something is to be done that a card shows.
-pub(crate) const CARD_TEXT_CHARS: usize = 600;
+pub(crate) const CARD_TEXT_CHARS: usize = 1_200;
 /// Changes that a card shows one by one.
 pub(crate) const CARD_ROWS_MAX: usize = 20;
 /// Rows of content that are deleted in one commit.

@@ -65,7 +65,7 @@ pub(crate) fn open(
     let parts = upstream_parts(&config, &secrets)?;
     let upstreams = Arc::new(Upstreams::new(&control, sealed.clone(), parts));
     let registry = Arc::new(Registry::new(&control, config.sandbox.ceiling()));
-    let instances = Arc::new(Instances::new(&control));
+    let instances = Arc::new(Instances::new(&control, &config.connectors));
     let factory = Arc::new(factory::Factory::new(&control, watch));
     let triggers = Arc::new(Triggers::new(&control));
     let followers: Vec<Arc<dyn Follower>> = vec![

@@ -52,6 +52,7 @@ async fn while_a_circuit_is_open_nothing_reaches_the_system() {
     assert_eq!(failure(&agent, GET, &params).await, "upstream_error");
     assert_eq!(system.seen().len(), 3);
     assert_eq!(circuit(&server).await, "open");
+    let connections = system.connections();
     let mut held = Vec::new();
     for _ in 0..5 {
         let mut request = action(GET, &params);
@@ -67,6 +68,13 @@ async fn while_a_circuit_is_open_nothing_reaches_the_system() {
         assert!(error.retryable && error.retry_after_ms.is_some_and(|ms| ms > 60_000), "{error:?}");
         assert_eq!(action.attempt, 1);
     }
+    // Each was refused by the circuit itself: not one connection was opened to find that out, so
+    // there was nothing to wait for.
+    assert_eq!(system.connections(), connections);
+    let metrics = Wire::new(&server.url).ask("GET", "/metrics").send().await.text();
+    let refusals = metrics.lines().find(|l| l.starts_with("tally_connector_circuit_refusals{"));
+    let refusals = refusals.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    assert!(refusals.is_some_and(|count| count >= 5), "{metrics}");
     // A step that would call it is not even asked for.
     let document = json!({
         "apiVersion": "tally/v1", "kind": "Workflow",
@@ -244,4 +252,36 @@ async fn an_operator_says_which_definitions_a_tenant_may_install() {
     assert_eq!(refusal(install(&server.owner, &changed).await), refused);
     let slack = server.tally(&server.owner_key(), &["connector", "install", "slack"]);
     assert_ne!(slack.status.code(), Some(0));
+}
+
+/// What is taken off the list is called no more, though it was installed while it was on it; what
+/// people approved meanwhile is not called either.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_operator_no_longer_allows_is_not_called() {
+    let Desk { mut server, agent, system } = Desk::new().await;
+    let params = json!({"sys_id": INCIDENT});
+    assert_eq!(result(&agent, GET, &params).await["number"], "INC0010023");
+    let rules = r#"decisions contains {
+        "effect": "REQUIRE_APPROVAL", "rule": "R-READ", "reason": "read",
+    } if true"#;
+    server.publish(&rego(rules)).await;
+    let mut request = action(GET, &params);
+    request.wait_ms = Some(0);
+    let held = agent.submit_action(&request, None).await.unwrap();
+    assert_eq!(held.state(), State::AwaitingApproval, "{held:?}");
+    server.kill();
+    server.configure(&format!(
+        "policy: {{decision_limit_ms: 5000}}\ngrants: {{connectors: [{}]}}\n\
+         connectors: {{allow: {{main: [github]}}}}",
+        system.grant()
+    ));
+    server.restart();
+    system.seen();
+    let refused = (403, "connector_not_allowed".to_owned());
+    assert_eq!(refusal(agent.submit_action(&request, None).await), refused);
+    let approver = server.principal(Kind::User, &["approver"]).await;
+    approve(&approver, &held).await.unwrap();
+    let ended = until(&agent, &held.action_id, |action| action.error.is_some()).await;
+    assert_eq!(ended.error.unwrap().code, "connector_not_allowed");
+    assert!(system.seen().is_empty(), "it was called");
 }

@@ -33,6 +33,7 @@ struct Table {
     seen: Vec<(String, String)>,
     acts: VecDeque<Act>,
     token: String,
+    connections: usize,
 }
 
 type Shared = Arc<Mutex<Table>>;
@@ -99,6 +100,13 @@ impl ServiceNow {
     }
 }
 
+impl ServiceNow {
+    /// How many connections were ever opened.
+    pub(crate) fn connections(&self) -> usize {
+        self.table.lock().unwrap().connections
+    }
+}
+
 impl Drop for ServiceNow {
     fn drop(&mut self) {
         self.serving.abort();
@@ -108,6 +116,7 @@ impl Drop for ServiceNow {
 async fn serve(listener: TcpListener, table: Shared, secret: &'static str) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
+        table.lock().unwrap().connections += 1;
         let table = table.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| answer(request, table.clone(), secret));

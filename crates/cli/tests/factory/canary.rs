@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use kernel::dsse::Envelope;
 use kernel::ids::RunId;
 use kernel::release::takes_canary;
 use ledger::rebuild;
@@ -193,6 +194,54 @@ async fn a_rollback_survives_a_kill_at_every_boundary() {
             assert_eq!(rebuild::diff(store.as_ref(), &log).unwrap(), [], "{log:?}");
         }
     }
+}
+
+/// The server is killed while the commit that rolls a release back is being made: another process
+/// holds the database, so it cannot have ended. When it serves again the release is rolled back,
+/// once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_commit_of_a_rollback_leaves_one_rollback() {
+    let mut plant = Plant::new("").await;
+    plant.in_force(&document("triage", "1.0.0", &[echo("one", &json!(1))])).await;
+    let bad = plant.approved(&document("triage", "1.1.0", &[broken("one")]), budget(20, 2)).await;
+    plant.promote(&bad, Some(99)).await;
+    let mut failed = 0;
+    while failed < 1 {
+        failed += u32::from(version(&start(&plant.agent, "triage").await) == "1.1.0");
+    }
+    let control = plant.server.data.join("control.sqlite");
+    let held = rusqlite::Connection::open(&control).unwrap();
+    held.execute_batch("BEGIN IMMEDIATE").unwrap();
+    while failed < 2 {
+        failed += u32::from(version(&start(&plant.agent, "triage").await) == "1.1.0");
+    }
+    plant.server.kill();
+    held.execute_batch("ROLLBACK").unwrap();
+    drop(held);
+    plant.server.restart();
+    let rolled = plant.release(&bad.release_id).await;
+    assert_eq!(rolled.state(), ReleaseState::RolledBack, "{rolled:?}");
+    assert_eq!((rolled.window_runs, rolled.window_failures), (2, 2));
+    // Killed again as soon as it serves: it stays one.
+    plant.server.kill();
+    plant.server.restart();
+    assert_eq!(version(&start(&plant.agent, "triage").await), "1.0.0");
+    assert!(plant.server.terminate().success());
+    plant.server.offline("verify");
+    let stores = plant.server.stores();
+    let mut told = 0;
+    for store in &stores {
+        for log in store.logs().unwrap() {
+            let rows = store.receipts(&log, 0, 10_000).unwrap();
+            let payloads = rows.iter().map(|row| Envelope::parse(&row.envelope).unwrap().payload);
+            let of = |payload: &Vec<u8>| {
+                String::from_utf8_lossy(payload).matches("\"release.rolled_back\"").count()
+            };
+            told += payloads.map(|payload| of(&payload)).sum::<usize>();
+            assert_eq!(rebuild::diff(store.as_ref(), &log).unwrap(), [], "{log:?}");
+        }
+    }
+    assert_eq!(told, 1);
 }
 
 /// A run that was withdrawn says nothing; a dead letter that was replayed and went well counts no

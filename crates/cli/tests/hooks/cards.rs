@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use kernel::dsse::Envelope;
 use proto::actions::action::State;
 use proto::actions::{Action, CancelActionRequest};
+use proto::approvals::{Choice, DecideApprovalRequest, ListApprovalsRequest};
 use proto::connectors::{
     ConfigureConnectorRequest, ConnectorConfig, ConnectorCredential, InstallConnectorRequest,
 };
@@ -11,11 +13,13 @@ use proto::identity::LinkPrincipalRequest;
 use proto::identity::principal::Kind;
 use proto::secrets::PutSecretRequest;
 use proto::triggers::{CreateTriggerRequest, Slack as SlackSettings};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::slack::{Message, Mood, Slack};
 use super::{CHANNEL, Place, TEAM, principal};
+use crate::common::wire::Wire;
 use crate::common::{LOOK_EVERY, PATIENCE, action, reaches, rego};
 
 /// The connector that is shipped.
@@ -42,8 +46,13 @@ fn policy(obligations: &str) -> policy::Source {
 
 impl Desk {
     async fn new(obligations: &str, cards: &str) -> Self {
+        Self::with(obligations, cards, "").await
+    }
+
+    /// The same, with more of a configuration.
+    async fn with(obligations: &str, cards: &str, more: &str) -> Self {
         let slack = Slack::start().await;
-        let place = Place::granted(&policy(obligations), Some(slack.address)).await;
+        let place = Place::configured(&policy(obligations), Some(slack.address), more).await;
         let secret = PutSecretRequest { name: "slack-bot".to_owned(), value: BOT.to_owned() };
         let owner = place.owner();
         owner.put_secret(&secret, None).await.unwrap();
@@ -113,6 +122,35 @@ impl Desk {
         cards.into_iter().find(starts).unwrap().body
     }
 
+    /// Waits until `is` holds.
+    async fn until(&self, what: &str, is: impl AsyncFn() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !is().await {
+            assert!(Instant::now() < end, "{what} never comes");
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The receipts of the workspace that have this change, as they are stored.
+    async fn receipts(&self, change: &str) -> Vec<String> {
+        let store = Connection::open(self.place.server.data.join("runtime.sqlite")).unwrap();
+        let mut rows = store.prepare("SELECT envelope FROM receipt").unwrap();
+        let rows = rows.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+        let payloads = rows.map(|row| Envelope::parse(&row.unwrap()).unwrap().payload);
+        let texts = payloads.map(|payload| String::from_utf8(payload).unwrap());
+        texts.filter(|text| text.contains(&format!("\"{change}\""))).collect()
+    }
+
+    /// What cards say is deleted once they say it for good.
+    async fn keeps_nothing(&self) {
+        let store = Connection::open(self.place.server.data.join("runtime.sqlite")).unwrap();
+        self.until("the end of what a card keeps", async || {
+            let count = "SELECT count(*) FROM content WHERE part = 'card'";
+            store.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap() == 0
+        })
+        .await;
+    }
+
     async fn link(&self, user: &str, roles: &[&str]) -> String {
         let principal_id = principal(&self.place.server, Kind::User, roles).await;
         let link = LinkPrincipalRequest {
@@ -151,6 +189,93 @@ fn buttons(card: &Value) -> Vec<Value> {
     blocks(card).iter().filter(|block| block["type"] == "actions").flat_map(of).collect()
 }
 
+/// A press by somebody who may not decide is told to them alone, where they pressed.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_decide_is_told_so_in_the_channel() {
+    let desk = Desk::new(ONE, "full").await;
+    desk.link("U0OPS", &["operator"]).await;
+    let held = desk.held().await;
+    let card = desk.card(&held, "Approval needed").await;
+    for user in ["U0OPS", "U0NOBODY"] {
+        assert_eq!(desk.press(user, &card, "tally_approve").await, 200);
+    }
+    let end = Instant::now() + PATIENCE;
+    let told = loop {
+        let told = desk.slack.whispers();
+        if told.len() >= 2 {
+            break told;
+        }
+        assert!(Instant::now() < end, "they are not told: {told:?}");
+        sleep(LOOK_EVERY).await;
+    };
+    let said = |user: &str| {
+        let mine = told.iter().find(|one| one["user"] == user).unwrap();
+        assert_eq!(mine["channel"], CHANNEL);
+        mine["text"].as_str().unwrap().to_owned()
+    };
+    assert!(said("U0OPS").contains("your roles do not let you decide this"), "{told:?}");
+    assert!(said("U0NOBODY").contains("tally principal link"), "{told:?}");
+    assert_eq!(told.len(), 2, "once each");
+    assert_eq!(heading_of(&desk.card(&held, "Approval needed").await), heading_of(&card));
+}
+
+/// The next try of a card that failed once waits for people itself: then no time is due, and
+/// nothing is said again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_whose_posting_waits_for_people_is_not_looked_at_meanwhile() {
+    let mut desk = Desk::new(ONE, "full").await;
+    desk.slack.set(Mood::Forbids(1), true);
+    let held = desk.held().await;
+    desk.until("a refused try", async || {
+        desk.receipts("card.missed").await.iter().any(|text| text.contains("credential_refused"))
+    })
+    .await;
+    let posting = r#"decisions contains {
+        "effect": "REQUIRE_APPROVAL", "rule": "R-POST", "reason": "post",
+        "obligations": {"approval": {"quorum": 1}},
+    } if input.tool.id == "slack.post_approval_request""#;
+    desk.place.server.publish(&rego(posting)).await;
+    desk.until("a try that waits", async || !desk.receipts("card.asked").await.is_empty()).await;
+    // It survives a crash, and goes on when the posting is approved.
+    desk.place.server.kill();
+    let before = desk.place.server.log();
+    desk.place.server.restart();
+    let waiting = ListApprovalsRequest::default();
+    let waiting = desk.place.owner().list_approvals(&waiting).await.unwrap().approvals;
+    let posting = waiting.iter().find(|one| one.approval_id != held.approval_id).unwrap();
+    let approver = desk.place.server.principal(Kind::User, &["approver"]).await;
+    let approve = DecideApprovalRequest {
+        approval_id: posting.approval_id.clone(),
+        plan_digest: posting.plan_digest.clone(),
+        decision: Choice::Approve.into(),
+        ..DecideApprovalRequest::default()
+    };
+    approver.decide_approval(&approve, None).await.unwrap();
+    desk.card(&held, "Approval needed: core.fs_write").await;
+    assert_eq!(desk.slack.messages().len(), 1);
+    assert!(desk.place.server.terminate().success());
+    for log in [before, desk.place.server.log()] {
+        assert!(!log.contains("left for later"), "{log}");
+    }
+}
+
+/// Slack says 200 and means that it is not well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_slack_says_of_itself_opens_its_circuit() {
+    let circuits = "circuits: {failures: 2, ratio_percent: 100, ratio_calls: 1000, \
+                    window_ms: 60000, open_ms: 3600000, open_max_ms: 3600000}";
+    let desk = Desk::with(ONE, "full", circuits).await;
+    desk.slack.set(Mood::Refuses(usize::MAX), true);
+    desk.held().await;
+    let open = r#"tally_connector_circuit{tenant="main",instance="slack",state="open"} 1"#;
+    let wire = Wire::new(&desk.place.server.url);
+    desk.until("an open circuit", async || {
+        wire.ask("GET", "/metrics").send().await.text().lines().any(|line| line == open)
+    })
+    .await;
+    assert_eq!(desk.slack.tokens().len(), 2, "it is left alone");
+}
+
 const ONE: &str = r#"{"approval": {"quorum": 1}}"#;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,6 +298,9 @@ async fn a_card_asks_and_shows_what_was_answered() {
     reaches(desk.place.owner(), &held.action_id, State::Executed).await;
     let after = desk.card(&held, "Approved: core.fs_write").await;
     assert!(buttons(&after).is_empty(), "{after}");
+    // The action has ended and its document is gone; what was decided is still to be read.
+    assert!(after.to_string().contains("content: once"), "{after}");
+    desk.keeps_nothing().await;
     assert!(after.to_string().contains(&format!("{ben} approved")), "{after}");
     assert_eq!(desk.slack.messages().len(), 1);
     assert!(desk.slack.tokens().iter().all(|token| token == &format!("Bearer {BOT}")));

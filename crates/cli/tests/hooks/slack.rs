@@ -28,6 +28,8 @@ pub(super) enum Mood {
     Well,
     /// It refuses so many posts, and has not posted them.
     Refuses(usize),
+    /// It refuses the token of so many posts.
+    Forbids(usize),
     /// It posts, and closes the connection without an answer, so many times.
     Drops(usize),
 }
@@ -38,6 +40,8 @@ struct Channel {
     /// Whether the channel can be read.
     readable: bool,
     tokens: Vec<String>,
+    /// What single people were told.
+    whispers: Vec<Value>,
 }
 
 pub(super) struct Slack {
@@ -50,8 +54,13 @@ impl Slack {
     pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let channel =
-            Channel { messages: Vec::new(), mood: Mood::Well, readable: true, tokens: Vec::new() };
+        let channel = Channel {
+            messages: Vec::new(),
+            mood: Mood::Well,
+            readable: true,
+            tokens: Vec::new(),
+            whispers: Vec::new(),
+        };
         let channel = Arc::new(Mutex::new(channel));
         let serving = tokio::spawn(serve(listener, channel.clone())).abort_handle();
         Self { address, channel, serving }
@@ -59,6 +68,10 @@ impl Slack {
 
     pub(super) fn messages(&self) -> Vec<Message> {
         self.channel.lock().unwrap().messages.clone()
+    }
+
+    pub(super) fn whispers(&self) -> Vec<Value> {
+        self.channel.lock().unwrap().whispers.clone()
     }
 
     pub(super) fn set(&self, mood: Mood, readable: bool) {
@@ -111,6 +124,11 @@ async fn answer(
                 let refused = json!({"ok": false, "error": "service_unavailable"});
                 return Ok(Response::new(Full::new(Bytes::from(refused.to_string()))));
             }
+            if let Mood::Forbids(times) = channel.mood {
+                channel.mood = if times > 1 { Mood::Forbids(times - 1) } else { Mood::Well };
+                let refused = json!({"ok": false, "error": "invalid_auth"});
+                return Ok(Response::new(Full::new(Bytes::from(refused.to_string()))));
+            }
             let ts = format!("1700000000.{:06}", channel.messages.len() + 1);
             channel.messages.push(Message { ts: ts.clone(), body: body.clone(), changes: 0 });
             if let Mood::Drops(times) = channel.mood {
@@ -118,6 +136,10 @@ async fn answer(
                 return Err("closed without an answer");
             }
             json!({"ok": true, "channel": body["channel"], "ts": ts, "message": {"text": ""}})
+        }
+        "/api/chat.postEphemeral" => {
+            channel.whispers.push(serde_json::from_slice(&sent).unwrap());
+            json!({"ok": true, "message_ts": "1700000001.000001"})
         }
         "/api/chat.update" => {
             let body: Value = serde_json::from_slice(&sent).unwrap();

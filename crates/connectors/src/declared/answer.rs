@@ -51,6 +51,18 @@ pub(super) fn judge(
 }
 
 /// The body as JSON; nothing where it is empty.
+/// Whether the system, by the rules of `operation`, says that it cannot serve for the moment, in
+/// an answer whose status says that it is well.
+pub(super) fn is_broken(operation: &Operation, answer: &Answer, now: Timestamp) -> bool {
+    let Answer { status, headers, body, cut } = answer;
+    let Some(body) = read(body, *cut).ok().filter(|_| status.is_success()) else { return false };
+    let refusal = rules::refusal(&operation.rules, *status, headers, &body, now);
+    refusal.is_some_and(|Refusal { failure, .. }| {
+        let unwell = [Category::Upstream, Category::Timeout, Category::RateLimited];
+        unwell.contains(&failure.category) && failure.retryable
+    })
+}
+
 fn read(body: &[u8], cut: bool) -> Result<Value, Failure> {
     if cut {
         let message = "the system's answer is larger than the connector takes";

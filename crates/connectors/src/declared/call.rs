@@ -136,6 +136,7 @@ impl Engine {
             inner: &guarded,
             breakers: &self.breakers,
             key: format!("{}/{}", call.tenant, instance.name),
+            operation,
             now: call.now,
         };
         let attempt = Attempt {
@@ -164,6 +165,8 @@ struct Watched<'a> {
     inner: &'a dyn Transport,
     breakers: &'a Breakers,
     key: String,
+    /// Whose rules say what an answer means.
+    operation: &'a Operation,
     now: Timestamp,
 }
 
@@ -174,6 +177,10 @@ impl Transport for Watched<'_> {
         let answered = self.inner.send(request, progress).await;
         let how = match &answered {
             Ok(answer) if answer.status.is_server_error() => breaker::Ended::Broken,
+            // Some systems say so under another status.
+            Ok(answer) if answer::is_broken(self.operation, answer, self.now) => {
+                breaker::Ended::Broken
+            }
             Ok(_) => breaker::Ended::Healthy,
             Err(Fault::Failed(failure) | Fault::Unknown(failure)) => match failure.category {
                 Category::Network | Category::Timeout | Category::Upstream => {

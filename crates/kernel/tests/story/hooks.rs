@@ -12,7 +12,7 @@ use kernel::values::Digest;
 use super::{Told, principal, time};
 
 /// The type of every transition of triggers and cards.
-pub(crate) const TYPES: [&str; 10] = [
+pub(crate) const TYPES: [&str; 11] = [
     "trigger.created",
     "trigger.enabled",
     "trigger.disabled",
@@ -22,6 +22,7 @@ pub(crate) const TYPES: [&str; 10] = [
     "card.posted",
     "card.shown",
     "card.missed",
+    "card.asked",
     "card.withdrawn",
 ];
 
@@ -60,7 +61,7 @@ pub(super) fn triggers() -> Vec<Vec<Told>> {
     ]
 }
 
-/// A card that is posted at the second try and changed, and one that never is.
+/// A card that is posted at the second try, which waits, and changed, and one that never is.
 pub(super) fn cards() -> Vec<Vec<Told>> {
     let card = |id, change| vec![(Kind::Card, id, Change::Card(change))];
     let opened = || card::Change::Opened { trigger: "slack-ops".to_owned() };
@@ -81,6 +82,7 @@ pub(super) fn cards() -> Vec<Vec<Told>> {
     let commits = vec![
         card("apr_31", opened()),
         card("apr_31", missed),
+        card("apr_31", card::Change::Asked { action: action("act_42") }),
         card("apr_31", posted),
         card("apr_31", shown),
         card("apr_32", opened()),

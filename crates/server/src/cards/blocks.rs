@@ -13,7 +13,7 @@ use kernel::values::MicroUsd;
 use proto::wire::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::Subject;
+use super::{Subject, kept};
 use crate::actions::{Document, check_stored, open_document, risk};
 use crate::error::Result;
 use crate::limits;
@@ -39,7 +39,7 @@ pub(super) fn page(shared: &Shared, id: &ApprovalId) -> String {
 
 /// The card of an approval as it stands. `again`: another one may be there, of which nobody knows.
 pub(super) fn compose(shared: &Shared, subject: &Subject<'_>, again: bool) -> Result<Shown> {
-    let Subject { log, slack, approval, action, .. } = *subject;
+    let Subject { approval, action, .. } = *subject;
     let tool = visible(action.request.tool.as_str());
     let heading = match approval.status {
         Status::Requested => format!("Approval needed: {tool}"),
@@ -58,14 +58,11 @@ pub(super) fn compose(shared: &Shared, subject: &Subject<'_>, again: bool) -> Re
             plain(format!("Needed: {}", needed(approval))),
         ]}),
     ];
-    let document = match slack.cards {
-        Extent::Full => open_document(shared, log, &action.id)?,
-        Extent::Metadata => None,
-    };
-    if let Some(document) = document {
-        // What is shown is what was decided, to the letter.
-        check_stored(&document, action)?;
-        blocks.extend(content(&document));
+    if subject.slack.cards == Extent::Full {
+        match kept::kept(shared, subject)? {
+            Some(about) => blocks.extend(about),
+            None => blocks.push(context("What it was about is no longer kept.")),
+        }
     }
     if again {
         blocks.push(context("This card takes the place of an earlier one, if there is one."));
@@ -79,6 +76,19 @@ pub(super) fn compose(shared: &Shared, subject: &Subject<'_>, again: bool) -> Re
         text: format!("{heading}, risk {}, until {until}", tier.tier),
         blocks: blocks.into(),
     })
+}
+
+/// What an action is about, as its card shows it; none where that is gone, or for nobody to see.
+pub(super) fn about(shared: &Shared, subject: &Subject<'_>) -> Result<Option<Vec<Value>>> {
+    if subject.slack.cards == Extent::Metadata {
+        return Ok(None);
+    }
+    let Some(document) = open_document(shared, subject.log, &subject.action.id)? else {
+        return Ok(None);
+    };
+    // What is shown is what was decided, to the letter.
+    check_stored(&document, subject.action)?;
+    Ok(Some(content(&document)))
 }
 
 fn capital(text: &str) -> String {

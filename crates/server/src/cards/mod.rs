@@ -6,6 +6,7 @@
 //! that are open are.
 
 mod blocks;
+mod kept;
 mod post;
 mod press;
 
@@ -15,12 +16,12 @@ use std::sync::Arc;
 use kernel::action::{Action, FailureCode};
 use kernel::approval;
 use kernel::card::{Card, Face, Input};
-use kernel::failure::Category;
+use kernel::failure::{Category, Failure};
 use kernel::ids::{ActionId, ApprovalId};
 use kernel::machine::{self, Command, Kind, Refusal, State, Stream};
 use kernel::receipt::LogId;
 use kernel::trigger::definition::Slack;
-use ledger::store::Page;
+use ledger::store::{Page, SideRow};
 use ledger::{Batch, Error};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -31,6 +32,7 @@ use crate::limits;
 use crate::shared::Shared;
 use crate::triggers::Known;
 
+pub(crate) use kept::drop_kept;
 pub(crate) use press::pressed;
 
 type Item = (LogId, ApprovalId);
@@ -42,6 +44,8 @@ pub(crate) struct Cards {
     due: Mutex<BTreeSet<Item>>,
     /// Those that wait for the end of an action.
     waits: Mutex<HashMap<ActionId, Item>>,
+    /// What was said last of a card that is left for later: it is said again once it changes.
+    said: Mutex<HashMap<ApprovalId, String>>,
     /// Held by who works on a card.
     locks: Mutex<HashMap<ApprovalId, Arc<tokio::sync::Mutex<()>>>>,
     wake: Notify,
@@ -67,6 +71,14 @@ impl Cards {
     fn note(&self, item: Item) {
         self.due.lock().insert(item);
         self.wake.notify_one();
+    }
+
+    /// Says why a card is left for later, where that was not said before.
+    fn left(&self, id: &ApprovalId, failure: &Failure) {
+        let before = self.said.lock().insert(id.clone(), failure.code.clone());
+        if before.as_ref() != Some(&failure.code) {
+            tracing::warn!(approval = %id, error = %failure, "its card is left for later");
+        }
     }
 
     /// The lock of one card. It is forgotten once nobody holds or wants it.
@@ -128,8 +140,8 @@ async fn serve(shared: Arc<Shared>, stop: CancellationToken) {
             tokio::spawn(async move {
                 let driven = drive(&shared, &log, &id).await;
                 drop(slot);
-                if let Err(Refused(error)) = driven {
-                    tracing::warn!(approval = %id, %error, "its card is left for later");
+                if let Err(Refused(failure)) = driven {
+                    shared.cards.left(&id, &failure);
                     tokio::time::sleep(limits::QUEUE_REST).await;
                     shared.cards.note((log, id));
                 }
@@ -151,6 +163,7 @@ pub(crate) async fn drive(shared: &Arc<Shared>, log: &LogId, id: &ApprovalId) ->
             break;
         }
     }
+    shared.cards.said.lock().remove(id);
     Ok(())
 }
 
@@ -201,8 +214,9 @@ async fn advance(shared: &Arc<Shared>, log: &LogId, id: &ApprovalId) -> Result<b
         // Nobody is asked about the asking itself.
         _ if face.is_last() || subject.is_of_a_card()? => return Ok(false),
         _ => {
+            let kept = kept::keep(shared, &subject).await?;
             let input = Input::Open { trigger: known.state.name.clone() };
-            return change(shared, log, id, input).await;
+            return change_with(shared, log, id, input, kept).await;
         }
     };
     if card.trigger != known.state.name {
@@ -246,8 +260,27 @@ impl Subject<'_> {
 
 /// Changes the card of an approval. True: there may be more to do.
 async fn change(shared: &Shared, log: &LogId, id: &ApprovalId, input: Input) -> Result<bool> {
+    let over = match &input {
+        Input::Show { face, .. } => face.is_last(),
+        Input::Miss { retry_at, .. } => retry_at.is_none(),
+        Input::Withdraw {} => true,
+        Input::Open { .. } | Input::Post { .. } | Input::Ask { .. } => false,
+    };
+    // What it was about is not shown again.
+    let side = over.then(|| drop_kept(log, id));
+    change_with(shared, log, id, input, side).await
+}
+
+async fn change_with(
+    shared: &Shared,
+    log: &LogId,
+    id: &ApprovalId,
+    input: Input,
+    side: Option<SideRow>,
+) -> Result<bool> {
     let command = Command::new(Kind::Card, id.as_str(), machine::Input::Card(input));
-    match shared.ledger.commit(Batch::new(log.clone(), vec![command])).await {
+    let batch = Batch { side: side.into_iter().collect(), ..Batch::new(log.clone(), vec![command]) };
+    match shared.ledger.commit(batch).await {
         Ok(_) => {
             // It may be due one day.
             shared.queue.notify_one();
@@ -258,8 +291,9 @@ async fn change(shared: &Shared, log: &LogId, id: &ApprovalId, input: Input) -> 
     }
 }
 
-/// Notes that a card waits for the end of an action. True where that has come already.
-fn wait_for(
+/// Notes that a card waits for the end of an action. True where that has come already. A card
+/// whose time had come is no longer due: the action may wait for days, for people perhaps.
+async fn wait_for(
     shared: &Shared,
     subject: &Subject<'_>,
     card: &Card,
@@ -271,6 +305,10 @@ fn wait_for(
         Some(State::Action(action)) if action.status.is_settled() => {
             shared.cards.waits.lock().remove(&action.id);
             Ok(true)
+        }
+        _ if card.due().is_some() => {
+            let input = Input::Ask { action: action.clone() };
+            change(shared, subject.log, &card.approval, input).await.map(|_| false)
         }
         _ => Ok(false),
     }

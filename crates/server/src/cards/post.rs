@@ -71,7 +71,9 @@ pub(super) async fn post(
                 FailureCode { code: "card_answer_unread".to_owned(), category: Category::Upstream };
             miss(shared, subject, card, (Some(&answer.action), code, true), None).await
         }
-        (status, _) if !status.is_settled() => wait_for(shared, subject, card, &answer.action.id),
+        (status, _) if !status.is_settled() => {
+            wait_for(shared, subject, card, &answer.action.id).await
+        }
         _ => ended(shared, subject, card, &answer).await,
     }
 }
@@ -107,7 +109,9 @@ pub(super) async fn update(
             let action = answer.action.id;
             change(shared, subject.log, id, Input::Show { action, face }).await
         }
-        status if !status.is_settled() => wait_for(shared, subject, card, &answer.action.id),
+        status if !status.is_settled() => {
+            wait_for(shared, subject, card, &answer.action.id).await
+        }
         _ => ended(shared, subject, card, &answer).await,
     }
 }

@@ -63,8 +63,7 @@ impl ConnectorsApi {
             return Err(Refused::invalid(message));
         }
         if !self.0.config.connectors.allows(&caller.tenant, &definition) {
-            let message = "the operator does not let this tenant install this definition";
-            return Err(Refused::new(Category::Permission, "connector_not_allowed", message));
+            return Err(super::not_allowed("install").into());
         }
         if self.0.repeats(caller, INSTALL, body)? {
             return self.show(caller, name, true);

@@ -38,23 +38,39 @@ pub(crate) struct ConnectorTool {
     pub(crate) offered: Offered,
     /// Whether another than who installed its definition configured or enabled it.
     reviewed: bool,
+    /// Whether the operator lets this tenant use its definition.
+    allowed: bool,
 }
 
 impl ConnectorTool {
     /// Whether it may run in the caller's environment.
     pub(crate) fn may_run(&self, caller: &Caller) -> bool {
+        self.allowed && self.reviewed_for(caller)
+    }
+
+    fn reviewed_for(&self, caller: &Caller) -> bool {
         self.reviewed || caller.environment.as_str() != PROD
     }
 
     /// Checks the parameters of a call, and that the tool may run at all.
     pub(crate) fn validate(&self, caller: &Caller, params: &RawJson) -> Result<(), Failure> {
-        if !self.may_run(caller) {
+        if !self.allowed {
+            return Err(not_allowed("call"));
+        }
+        if !self.reviewed_for(caller) {
             let message = "in prod, a connector runs only if another than who installed it \
                            configured or enabled it";
             return Err(Failure::new(Category::Permission, "tool_unreviewed", message));
         }
         self.offered.validate(params)
     }
+}
+
+/// The operator's list lacks a definition (`connectors.allow`), also one that was installed before
+/// the list was made.
+fn not_allowed(what: &str) -> Failure {
+    let message = format!("the operator does not let this tenant {what} this definition");
+    Failure::new(Category::Permission, "connector_not_allowed", message)
 }
 
 /// Why an instance that is enabled cannot be called.
@@ -90,6 +106,7 @@ struct Entry {
 /// The instances of all tenants.
 pub(crate) struct Instances {
     control: Ledger,
+    config: ConnectorsConfig,
     entries: RwLock<HashMap<TenantId, BTreeMap<String, Entry>>>,
 }
 
@@ -103,8 +120,9 @@ impl Follower for Instances {
 }
 
 impl Instances {
-    pub(crate) fn new(control: &Ledger) -> Self {
-        Self { control: control.clone(), entries: RwLock::default() }
+    pub(crate) fn new(control: &Ledger, config: &ConnectorsConfig) -> Self {
+        let (control, config) = (control.clone(), config.clone());
+        Self { control, config, entries: RwLock::default() }
     }
 
     /// The tool of that id, where it can be called.
@@ -143,6 +161,7 @@ impl Instances {
 
     fn make(&self, tenant: &TenantId, state: &connector::Connector) -> Result<Tools, Unusable> {
         let definition = self.definition(tenant, state.installation.definition)?;
+        let allowed = self.config.allows(tenant, &definition);
         let configuration = state.configuration.as_ref().ok_or(Unusable::ConfigLost)?;
         let config = self.config(tenant, configuration.config)?;
         let instance = Instance::new(&state.name, Arc::new(definition), config);
@@ -151,7 +170,7 @@ impl Instances {
         let reviewed = state.reviewed();
         let tools = offered.into_iter().map(|offered| {
             let id = offered.manifest.id.clone();
-            (id, Arc::new(ConnectorTool { offered, reviewed }))
+            (id, Arc::new(ConnectorTool { offered, reviewed, allowed }))
         });
         Ok(tools.collect())
     }

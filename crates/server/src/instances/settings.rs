@@ -1,4 +1,4 @@
-//! Which definitions tenants may install.
+//! Which definitions tenants may install and call.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConnectorsConfig {
-    /// The definitions that a tenant may install: the name of one that ships with Tally stands for
-    /// that one as it is, `sha256:…` for the one of that digest. A tenant that is not listed may
-    /// install any.
+    /// The definitions that a tenant may install and call: the name of one that ships with Tally
+    /// stands for that one as it is, `sha256:…` for the one of that digest. A tenant that is not
+    /// listed may use any.
     pub allow: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl ConnectorsConfig {
-    /// Whether `tenant` may install `definition`.
+    /// Whether `tenant` may install and call `definition`.
     pub(super) fn allows(&self, tenant: &TenantId, definition: &Definition) -> bool {
         let Some(allowed) = self.allow.get(tenant.as_str()) else { return true };
         let as_it_ships = |name: &String| {

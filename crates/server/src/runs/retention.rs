@@ -17,6 +17,7 @@ use super::document::DOCUMENT;
 use super::members::Members;
 use crate::actions::{drop_document, drop_result};
 use crate::approvals;
+use crate::cards;
 use crate::error::Result;
 use crate::limits;
 use crate::sandbox;
@@ -51,6 +52,7 @@ fn rows(shared: &Shared, log: &LogId, run: &Run) -> Result<Vec<SideRow>> {
     }
     for approval in &members.approvals {
         rows.extend(approvals::drop_reasons(log, approval));
+        rows.push(cards::drop_kept(log, &approval.id));
     }
     Ok(rows)
 }
