@@ -22,16 +22,16 @@ use tokio::time::{Instant, sleep};
 use crate::common::{LOOK_EVERY, PATIENCE, Server, allow_all};
 
 /// A server, and everybody whom a release takes.
-struct Plant {
-    server: Server,
+pub(crate) struct Plant {
+    pub(crate) server: Server,
     builder: Client,
-    approver: Client,
+    pub(crate) approver: Client,
     operator: Client,
-    agent: Client,
+    pub(crate) agent: Client,
 }
 
 impl Plant {
-    async fn new(yaml: &str) -> Self {
+    pub(crate) async fn new(yaml: &str) -> Self {
         Self::of(Server::start(&format!("policy: {{decision_limit_ms: 5000}}\n{yaml}"))).await
     }
 
@@ -62,7 +62,7 @@ impl Plant {
     }
 
     /// Publishes a version and has all runs take it.
-    async fn in_force(&self, document: &Value) -> Release {
+    pub(crate) async fn in_force(&self, document: &Value) -> Release {
         let release = self.approved(document, None).await;
         self.promote(&release, None).await
     }
@@ -74,7 +74,7 @@ impl Plant {
 }
 
 /// A document of these steps.
-fn document(name: &str, version: &str, steps: &[Value]) -> Value {
+pub(crate) fn document(name: &str, version: &str, steps: &[Value]) -> Value {
     json!({
         "apiVersion": "tally/v1",
         "kind": "Workflow",
@@ -85,7 +85,7 @@ fn document(name: &str, version: &str, steps: &[Value]) -> Value {
 }
 
 /// A step that gives what it is given.
-fn echo(id: &str, value: &Value) -> Value {
+pub(crate) fn echo(id: &str, value: &Value) -> Value {
     json!({"id": id, "action": "core.json_transform", "input": {"input": value, "filter": "."}})
 }
 
@@ -114,7 +114,7 @@ fn named(workflow: &str) -> StartRunRequest {
     }
 }
 
-async fn start(who: &Client, workflow: &str) -> Run {
+pub(crate) async fn start(who: &Client, workflow: &str) -> Run {
     who.start_run(&named(workflow), None).await.unwrap()
 }
 

@@ -32,6 +32,9 @@ pub const CHECKPOINT: &str = "log/checkpoint";
 pub const LOG: &str = "log/";
 /// The log's verifier key and a newline.
 pub const VKEY: &str = "keys/log.vkey";
+/// What the paths begin with of what is of the control log: its receipts, proofs, checkpoint and
+/// keys, each under the name that it would have in a bundle of its own.
+pub const CONTROL: &str = "control/";
 /// What it cost, as JSON.
 pub const COST: &str = "cost.json";
 /// What a run did, where the bundle is about one.
@@ -106,6 +109,11 @@ pub fn policy_path(digest: &Digest) -> String {
     format!("policy/{}.tar.gz", digest.hex())
 }
 
+/// The path of a workflow's text.
+pub fn workflow_path(digest: &Digest) -> String {
+    format!("workflow/{}.yaml", digest.hex())
+}
+
 /// The Sigstore bundle (v0.3) of an envelope, whose bytes stand in it unchanged.
 pub fn sigstore_bundle(envelope: &[u8], key_id: &Digest) -> Vec<u8> {
     let head = format!(
@@ -134,12 +142,14 @@ pub fn subjects(files: &Files<'_>) -> Vec<Subject> {
         .collect()
 }
 
-/// The digest of what a bundle is about: of the lines that [`sums`] has for its receipts, policies,
-/// costs and run. Checkpoint, tiles and proofs change as the log grows, and so do its keys.
+/// The digest of what a bundle is about: of the lines that [`sums`] has for its receipts (those of
+/// the control log too), policies, workflow, costs and run. Checkpoint, tiles and proofs change as the log grows, and so do its keys.
 pub fn content(files: &Files<'_>) -> Digest {
     let listed = sums(files);
     let about = |path: &str| {
-        path.starts_with("receipts/") || path.starts_with("policy/") || [COST, RUN].contains(&path)
+        let path = path.strip_prefix(CONTROL).unwrap_or(path);
+        ["receipts/", "policy/", "workflow/"].iter().any(|folder| path.starts_with(folder))
+            || [COST, RUN].contains(&path)
     };
     let lines = listed.split_inclusive('\n');
     let lines =

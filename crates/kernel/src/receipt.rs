@@ -73,6 +73,12 @@ impl LogId {
     }
 }
 
+/// The origin of the control log of the tenant whose workspace has a log of this origin.
+pub(crate) fn control_origin(origin: &str) -> Option<String> {
+    let (tenant, _workspace) = origin.rsplit_once('/')?;
+    Some(format!("{tenant}/{CONTROL}"))
+}
+
 /// Reads a receipt id: the name of the log and the index.
 pub fn parse_receipt_id(id: &str) -> Option<(&str, u64)> {
     let (name, index) = id.rsplit_once('.')?;

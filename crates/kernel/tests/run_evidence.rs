@@ -42,6 +42,19 @@ fn decided(action: &str) -> Transition {
     change(&format!("action/{action}"), 2, &decided)
 }
 
+/// What the control log says: revision 4 of the policy came into force.
+fn control() -> Vec<(u64, Vec<Transition>)> {
+    let published = json!({
+        "type": "policy.published", "revision": 4, "policy": "pol_1", "digest": digest('4'),
+        "publisher": "u_1", "author": "u_2", "rollback": false,
+    });
+    vec![(7, vec![change("policy_history/policy", 4, &published)])]
+}
+
+fn governing(receipts: &[(u64, Vec<Transition>)]) -> Option<run::Control<'_>> {
+    Some(run::Control { origin: "tally.test/acme/control", told: told(receipts) })
+}
+
 /// The receipts of a run of one step that failed once and was tried again.
 fn receipts() -> Vec<(u64, Vec<Transition>)> {
     let run = |version: u64, told: Value| change("run/run_1", version, &told);
@@ -122,7 +135,7 @@ fn told(receipts: &[(u64, Vec<Transition>)]) -> Vec<Told<'_>> {
 }
 
 fn tell(receipts: &[(u64, Vec<Transition>)]) -> Result<Value, Error> {
-    let story = run::tell(&RunId::new("run_1").unwrap(), LOG, &told(receipts))?;
+    let story = run::tell(&RunId::new("run_1").unwrap(), LOG, &told(receipts), governing(&control()).as_ref())?;
     Ok(serde_json::from_slice(&story.bytes()?).unwrap())
 }
 
@@ -136,11 +149,18 @@ fn a_run_is_told_from_its_receipts() {
     assert_eq!(story["pins"]["policies"], json!({"4": digest('4')}));
     assert_eq!(story["actions"][0]["attempts"][0]["ended_receipt"], 5);
     assert_eq!(story["receipts"], json!([3, 5, 6, 9]));
+    let governance = &story["governance"];
+    assert_eq!(governance["policies"][0]["said"]["publisher"], "u_1");
+    assert_eq!(governance["receipts"], json!([7]));
     // What is said again is the same, and nothing else is accepted.
     let receipts = receipts();
     let told = told(&receipts);
-    let bytes = run::tell(&RunId::new("run_1").unwrap(), LOG, &told).unwrap().bytes().unwrap();
-    assert!(run::check(&bytes, LOG, &told).is_ok());
+    let control = control();
+    let control = governing(&control);
+    let control = control.as_ref();
+    let story = run::tell(&RunId::new("run_1").unwrap(), LOG, &told, control).unwrap();
+    let bytes = story.bytes().unwrap();
+    assert!(run::check(&bytes, LOG, &told, control).is_ok());
     let text = String::from_utf8(bytes).unwrap();
     for (from, to, place) in [
         ("\"cost_micro_usd\":2", "\"cost_micro_usd\":1", "/actions/0/attempts/0/cost_micro_usd"),
@@ -150,12 +170,12 @@ fn a_run_is_told_from_its_receipts() {
     ] {
         let changed = text.replacen(from, to, 1);
         assert_ne!(changed, text, "{from}");
-        let found = run::check(changed.as_bytes(), LOG, &told).unwrap_err();
+        let found = run::check(changed.as_bytes(), LOG, &told, control).unwrap_err();
         assert_eq!(found, Error::Differs(place.to_owned()), "{from}");
     }
-    let other = run::check(text.as_bytes(), "tally.test/acme/other", &told).unwrap_err();
+    let other = run::check(text.as_bytes(), "tally.test/acme/other", &told, control).unwrap_err();
     assert_eq!(other, Error::Differs("/log".to_owned()));
-    assert_eq!(run::check(b"{}", LOG, &told).unwrap_err().code(), "bundle_run");
+    assert_eq!(run::check(b"{}", LOG, &told, control).unwrap_err().code(), "bundle_run");
 }
 
 #[test]
@@ -179,4 +199,64 @@ fn what_is_left_out_leaves_a_gap() {
         })
         .collect();
     assert!(matches!(tell(&without), Err(Error::Contradiction(_) | Error::Absent(_))));
+}
+
+/// The log of a run whose write was undone by another action, which no step asked for.
+#[test]
+fn what_was_undone_is_told_with_what_undid_it() {
+    let mut receipts = receipts();
+    let undoing = |version: u64, told: Value| change("action/act_9", version, &told);
+    let mut request = serde_json::to_value(requested("act_9")).unwrap();
+    request["change"].as_object_mut().unwrap().remove("step");
+    request["change"]["reverses"] = json!("act_2");
+    let mut decided = serde_json::to_value(decided("act_9")).unwrap();
+    decided["stream"] = json!("action/act_9");
+    let permit = json!({
+        "type": "action.started", "number": 1, "epoch": 1, "not_after": 5, "lease_until": 9,
+    });
+    let moved = |version: u64, kind: &str| {
+        change("action/act_2", version, &json!({"type": kind, "by": "act_9"}))
+    };
+    receipts.push((
+        11,
+        vec![
+            serde_json::from_value(request).unwrap(),
+            serde_json::from_value(decided).unwrap(),
+            undoing(3, permit),
+            moved(5, "action.reversal_begun"),
+        ],
+    ));
+    let units = json!({"calls": 1});
+    let outcome = json!({"status": "executed", "output_bytes": 0, "cost": 7, "units": units});
+    let finished = json!({"type": "action.finished", "attempt": 1, "outcome": outcome});
+    receipts.push((12, vec![undoing(4, finished), moved(6, "action.reversed")]));
+    let story = tell(&receipts).unwrap();
+    let undone = &story["actions"][1];
+    assert_eq!(
+        undone["reversals"],
+        json!([
+            {"receipt": 11, "at_us": 111, "by": "act_9", "state": "begun"},
+            {"receipt": 12, "at_us": 112, "by": "act_9", "state": "reversed"},
+        ])
+    );
+    assert_eq!(story["actions"][2]["reverses"], "act_2");
+    // It is no step of the run: the run's own total stays what it was.
+    assert_eq!(story["total"]["cost_micro_usd"], 5);
+    assert_eq!(story["total_of_reversals"]["cost_micro_usd"], 7);
+    assert_eq!(story["total_of_code"]["actions"], 0);
+    // Nor can it be left out.
+    receipts.remove(4);
+    assert!(matches!(tell(&receipts), Err(Error::Gap { .. } | Error::Absent(_))));
+}
+
+#[test]
+fn what_the_control_log_does_not_say_is_seen() {
+    let receipts = receipts();
+    let run = RunId::new("run_1").unwrap();
+    let none = run::tell(&run, LOG, &told(&receipts), None).unwrap_err();
+    assert!(matches!(none, Error::Governance(_)), "{none}");
+    let mut other = control();
+    other[0].1.clear();
+    let without = run::tell(&run, LOG, &told(&receipts), governing(&other).as_ref()).unwrap_err();
+    assert_eq!(without.code(), "bundle_run_governance");
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::bundle::run::Story;
 use kernel::bundle::{
-    self, CHECKPOINT, COST, Contents, Files, LOG, MANIFEST, Manifest, PREDICATE_TYPE, RUN, SUMS,
+    self, CHECKPOINT, CONTROL, COST, Contents, Files, LOG, MANIFEST, Manifest, PREDICATE_TYPE, RUN, SUMS,
     TILED_LOG_MAX, VERIFY, VKEY, archive,
 };
 pub use kernel::bundle::{BundleReport, Pinned};
@@ -59,6 +59,36 @@ pub struct ExportRequest {
     pub cost: serde_json::Value,
     /// What the run did that the receipts are of.
     pub run: Option<Story>,
+    /// The text of its workflow, by the SHA-256 of its bytes.
+    pub workflow: Option<(Digest, Vec<u8>)>,
+    /// What it rests on: see [`of_control`].
+    pub control: BTreeMap<String, Vec<u8>>,
+}
+
+/// The files that a bundle has of the control log: these receipts and those that hand its keys on,
+/// with proofs under its newest checkpoint, and its keys.
+pub fn of_control(
+    ledger: &Ledger,
+    log: &LogId,
+    mut indices: BTreeSet<u64>,
+) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    let store = ledger.store().as_ref();
+    let head = proofs::known(store, log)?;
+    let ranges = ranges(store, log, head.frontier.size())?;
+    indices.extend(ranges.as_slice().iter().filter_map(|range| range.from.checked_sub(1)));
+    let mut files = BTreeMap::new();
+    for row in rows(store, log, &indices)? {
+        add_receipt(&mut files, store, &head, row, &ranges)?;
+    }
+    for range in ranges.as_slice() {
+        let key = ledger.keys().p256_by_id(log.tenant(), Purpose::Receipt, &range.key_id)?;
+        files.insert(bundle::key_path(&key.key_id()), pem::encode(key.spki_der()).into());
+    }
+    let origin = log.origin(ledger.host());
+    let vkey = ledger.keys().note(log.tenant(), &origin)?.verifier_key().to_string();
+    files.insert(VKEY.to_owned(), format!("{vkey}\n").into());
+    files.insert(CHECKPOINT.to_owned(), head.checkpoint.into());
+    Ok(files.into_iter().map(|(path, bytes)| (format!("{CONTROL}{path}"), bytes)).collect())
 }
 
 /// Makes a bundle: the bytes of a tar file. The same log, request and checkpoint give the same
@@ -116,6 +146,13 @@ fn export_head(ledger: &Ledger, request: &ExportRequest, head: &Head) -> Result<
         }
         files.insert(bundle::policy_path(digest), bytes.clone());
     }
+    if let Some((digest, bytes)) = &request.workflow {
+        if Digest::of(bytes) != *digest {
+            return Err(Error::Invalid(format!("workflow {digest} is of other bytes")));
+        }
+        files.insert(bundle::workflow_path(digest), bytes.clone());
+    }
+    files.extend(request.control.clone());
     for key in &signers {
         files.insert(bundle::key_path(&key.key_id()), pem::encode(key.spki_der()).into());
     }

@@ -193,6 +193,42 @@ async fn what_was_written_is_put_back_once() {
     assert_eq!(expired, (409, "prior_expired".to_owned()));
 }
 
+/// The evidence of a run tells that what it wrote was undone since, and by what.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_evidence_of_a_run_tells_what_was_undone() {
+    use crate::proof::bundle::{codes, exported, told};
+    let Desk { server, agent, system } = Desk::new().await;
+    let input = update(json!({"priority": "2"}), json!({"priority": "5"}));
+    let document = json!({
+        "apiVersion": "tally/v1", "kind": "Workflow",
+        "metadata": {"name": "triage", "version": "1.0.0"},
+        "spec": {"riskTier": "low", "steps": [{"id": "write", "action": UPDATE, "input": input}]},
+    });
+    let start = StartRunRequest {
+        workflow: document.to_string(),
+        wait_ms: Some(60_000),
+        ..StartRunRequest::default()
+    };
+    let run = agent.start_run(&start, None).await.unwrap();
+    assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
+    let before = told(&exported(&server, &run.run_id, &[]));
+    assert_eq!(before["actions"][0]["reversals"], Value::Null);
+    let undone = undo(&agent, &run.steps[0].action_id).await.unwrap();
+    assert_eq!((undone.state(), system.field("priority").as_str()), (State::Executed, "5"));
+    let bundle = exported(&server, &run.run_id, &[]);
+    assert_eq!(codes(&bundle), [""; 0]);
+    let story = told(&bundle);
+    let [written, by] = story["actions"].as_array().unwrap().as_slice() else { panic!("{story}") };
+    let states: Vec<_> =
+        written["reversals"].as_array().unwrap().iter().map(|one| &one["state"]).collect();
+    assert_eq!(states, ["begun", "reversed"]);
+    let id = json!(undone.action_id);
+    assert!(written["reversals"].as_array().unwrap().iter().all(|one| one["by"] == id));
+    assert_eq!((&by["action"], &by["reverses"]), (&id, &written["action"]));
+    assert_eq!(by["decisions"][0]["effect"], "ALLOW");
+    assert_eq!(story["total_of_reversals"]["actions"], 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_changed_meanwhile_is_not_lost() {
     let Desk { server: _server, agent, system } = Desk::new().await;

@@ -8,7 +8,7 @@ use kernel::bundle::{self, Manifest, archive};
 use kernel::dsse::{self, Envelope};
 use kernel::note::{Checkpoint, Note, NoteSignature};
 use kernel::proof::TlogProof;
-use kernel::receipt::Statement;
+use kernel::receipt::{Predicate, Statement};
 use kernel::signing_key::{Handover, KeyRanges};
 use kernel::tile;
 use kernel::tree;
@@ -156,19 +156,26 @@ impl Bundle {
 
     /// Tells the run anew from the receipts that are there.
     pub(crate) fn retell(&mut self) {
-        let statement = |index: &u64| {
-            let envelope = Envelope::parse(&self.receipt(*index)).unwrap();
+        let statement = |envelope: &Vec<u8>| {
+            let envelope = Envelope::parse(envelope).unwrap();
             Statement::parse(&envelope.payload).unwrap().predicate
         };
-        let read: Vec<_> = self.indices().iter().map(statement).collect();
-        let told = read.iter().map(|predicate| bundle::run::Told {
-            index: predicate.log.index,
-            time: predicate.time_us,
-            transitions: &predicate.transitions,
+        let read: Vec<_> =
+            self.indices().iter().map(|index| statement(&self.receipt(*index))).collect();
+        let of_control = |(path, _): &(&String, &Vec<u8>)| {
+            path.starts_with("control/receipts/") && path.ends_with(".dsse.json")
+        };
+        let control = self.files.iter().filter(of_control).map(|(_, file)| statement(file));
+        let mut control: Vec<_> = control.collect();
+        control.sort_by_key(|predicate| predicate.log.index);
+        let governing = control.first().map(|first| bundle::run::Control {
+            origin: &first.log.origin,
+            told: control.iter().map(told).collect(),
         });
-        let told: Vec<_> = told.collect();
+        let read: Vec<_> = read.iter().map(told).collect();
         let run = bundle::run::named(&self.files[bundle::RUN]).unwrap();
-        let story = bundle::run::tell(&run, &self.manifest().predicate.origin, &told).unwrap();
+        let origin = self.manifest().predicate.origin;
+        let story = bundle::run::tell(&run, &origin, &read, governing.as_ref()).unwrap();
         self.files.insert(bundle::RUN.to_owned(), story.bytes().unwrap());
     }
 
@@ -214,6 +221,11 @@ impl Bundle {
         }
         self.files.insert(bundle::CHECKPOINT.to_owned(), checkpoint.to_string().into());
     }
+}
+
+fn told(of: &Predicate) -> bundle::run::Told<'_> {
+    let Predicate { log, time_us, transitions, .. } = of;
+    bundle::run::Told { index: log.index, time: *time_us, transitions }
 }
 
 /// An envelope over `payload`.

@@ -14,18 +14,34 @@ use crate::runs::{Place, approve_step, reaches, with, workflow};
 use crate::sandbox::agents::{call, caller};
 
 /// The bundle that the program exports of a run.
-pub(super) fn exported(server: &Server, run: &str, more: &[&str]) -> Bundle {
+pub(crate) fn exported(server: &Server, run: &str, more: &[&str]) -> Bundle {
     let out = server.data.with_extension("tar");
     let export = ["evidence", "export", "--out", out.to_str().unwrap(), "--run", run];
     assert_code(&server.tally(&server.owner_key(), &[&export[..], more].concat()), 0);
     Bundle::read(&fs::read(&out).unwrap())
 }
 
-fn told(bundle: &Bundle) -> Value {
+pub(crate) fn told(bundle: &Bundle) -> Value {
     serde_json::from_slice(&bundle.files[RUN]).unwrap()
 }
 
-fn codes(bundle: &Bundle) -> Vec<&'static str> {
+/// Changes a bit of each file, and sees it seen: with and without a list that is written anew.
+pub(super) fn assert_every_change_is_seen(bundle: &Bundle) {
+    for path in bundle.files.keys() {
+        // The list itself, written anew, is as it was.
+        for listed in [false, true].into_iter().filter(|listed| !listed || path != "SHA256SUMS") {
+            let mut changed = bundle.clone();
+            let middle = changed.files[path].len() / 2;
+            changed.flip(path, middle);
+            if listed {
+                changed.list();
+            }
+            assert!(!codes(&changed).is_empty(), "{path} {listed}");
+        }
+    }
+}
+
+pub(crate) fn codes(bundle: &Bundle) -> Vec<&'static str> {
     verify_files(&borrowed(&bundle.files), None, &NativeVerifier).codes
 }
 
@@ -106,24 +122,12 @@ async fn it_is_the_same_each_time_and_every_change_is_seen() {
     place.agent.start_run(&workflow(&[place.call("a", "GET", "/a")]), None).await.unwrap();
     let later = exported(&place.server, &id, &[]);
     for path in one.files.keys().filter(|path| later.files.contains_key(*path)) {
-        let grows = ["log/", "proofs/"].iter().any(|prefix| path.starts_with(prefix));
+        let grows = ["log/", "proofs/", "control/log/", "control/proofs/"].iter().any(|prefix| path.starts_with(prefix));
         let grows = grows || ["SHA256SUMS", "manifest.dsse.json"].contains(&path.as_str());
         assert!(grows || one.files[path] == later.files[path], "{path}");
     }
     assert_eq!(one.manifest().predicate.content, later.manifest().predicate.content);
-    // Any bit of any file, whether or not the list is written anew.
-    for path in one.files.keys() {
-        // The list itself, written anew, is as it was.
-        for listed in [false, true].into_iter().filter(|listed| !listed || path != "SHA256SUMS") {
-            let mut changed = one.clone();
-            let middle = changed.files[path].len() / 2;
-            changed.flip(path, middle);
-            if listed {
-                changed.list();
-            }
-            assert!(!codes(&changed).is_empty(), "{path} {listed}");
-        }
-    }
+    assert_every_change_is_seen(&one);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Checking a bundle, or a single receipt. Nothing that is read here is trusted, and nothing of it
 //! can make this fail but with a sentence.
 
+mod control;
 mod of_run;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,7 +107,7 @@ struct Receipt {
     leaf: Digest,
     key_id: Digest,
     handover: Option<Handover>,
-    /// Where the bundle is about a run.
+    /// Where it is told from what they are.
     transitions: Vec<Transition>,
 }
 
@@ -129,10 +130,11 @@ pub fn verify_files(
     let receipts = check.receipts(log.as_ref());
     check.chain(&receipts);
     let ranges = check.ranges(&receipts, log.as_ref());
-    check.manifest(log.as_ref(), ranges.as_ref());
+    let signer = check.manifest(log.as_ref(), ranges.as_ref());
     check.policies();
     if let Some(log) = &log {
-        check.run(&receipts, &log.checkpoint.origin);
+        let control = check.control(&log.checkpoint.origin, signer);
+        check.run(&receipts, &log.checkpoint.origin, control);
         check.tiles(&log.checkpoint, &receipts, ranges.as_ref());
     }
     BundleReport {
@@ -152,6 +154,8 @@ struct Check<'a> {
     trust: Option<Trust>,
     /// What the run is made of that the bundle is about.
     of_run: BTreeSet<Stream>,
+    /// Whether something is told from what changed.
+    tells: bool,
 }
 
 impl<'a> Check<'a> {
@@ -162,13 +166,13 @@ impl<'a> Check<'a> {
     ) -> Self {
         let logs = pinned.map(|pinned| pinned.logs.clone()).unwrap_or_default();
         let (keys, errors) = (Keys::default(), Vec::new());
-        let of_run = BTreeSet::new();
-        let mut check = Self { files, verifier, keys, logs, errors, trust: None, of_run };
+        let (of_run, tells) = (BTreeSet::new(), files.contains_key(super::RUN));
+        let mut check = Self { files, verifier, keys, logs, errors, trust: None, of_run, tells };
         let given = pinned.filter(|pinned| !pinned.keys.is_empty());
         for spki in given.iter().flat_map(|pinned| &pinned.keys) {
             check.keys.insert(spki, given.map_or(Trust::Unknown, |pinned| pinned.trust));
         }
-        for (path, pem) in files.iter().filter(|(path, _)| path.ends_with(".pem")) {
+        for (path, pem) in files.iter().filter(|(path, _)| is_key(path)) {
             let spki = str::from_utf8(pem).ok().and_then(pem::decode);
             match spki {
                 Some(spki) if super::key_path(&Digest::of(&spki)) == **path => {
@@ -326,19 +330,20 @@ impl<'a> Check<'a> {
         }
         let named = |range: &KeyRange| super::key_path(&range.key_id);
         let expected: BTreeSet<String> = ranges.as_slice().iter().map(named).collect();
-        let brought = self.files.keys().filter(|path| path.ends_with(".pem"));
+        let brought = self.files.keys().filter(|path| is_key(path));
         if brought.map(|path| (*path).to_owned()).collect::<BTreeSet<_>>() != expected {
             self.error(Error::KeyFiles);
         }
         Some(ranges)
     }
 
-    fn manifest(&mut self, log: Option<&Log>, ranges: Option<&KeyRanges>) {
-        let Some(bytes) = self.file(super::MANIFEST) else { return };
-        let Some(verified) = self.envelope(super::MANIFEST, bytes) else { return };
+    /// What comes back vouches for every file that the manifest names.
+    fn manifest(&mut self, log: Option<&Log>, ranges: Option<&KeyRanges>) -> Option<Trust> {
+        let bytes = self.file(super::MANIFEST)?;
+        let verified = self.envelope(super::MANIFEST, bytes)?;
         let Ok(manifest) = serde_json::from_slice::<Manifest>(&verified.payload) else {
             self.error(Error::Manifest);
-            return;
+            return None;
         };
         let types = (manifest.statement_type.as_str(), manifest.predicate_type.as_str());
         if types != (STATEMENT_TYPE, super::PREDICATE_TYPE) {
@@ -371,6 +376,7 @@ impl<'a> Check<'a> {
         if full != contents.full_log || u64::try_from(receipts) != Ok(contents.receipts) {
             self.error(Error::ManifestReceipts);
         }
+        Some(verified.trust)
     }
 
     /// Checks each receipt by itself and against the checkpoint.
@@ -425,7 +431,7 @@ impl<'a> Check<'a> {
         }
         let digest = Digest::of(&verified.payload);
         let (prev, time) = (position.prev, statement.predicate.time_us);
-        let transitions = match self.files.contains_key(super::RUN) {
+        let transitions = match self.tells {
             true => statement.predicate.transitions,
             false => Vec::new(),
         };
@@ -448,17 +454,6 @@ impl<'a> Check<'a> {
                 self.error(Error::Chain(*index));
             }
             before = Some((*index, receipt));
-        }
-    }
-
-    fn policies(&mut self) {
-        let policies = self.files.iter().filter(|(path, _)| path.starts_with("policy/"));
-        let changed: Vec<&str> = policies
-            .filter(|(path, bytes)| super::policy_path(&Digest::of(bytes)) != **path)
-            .map(|(path, _)| *path)
-            .collect();
-        for path in changed {
-            self.error(Error::Policy(path.to_owned()));
         }
     }
 
@@ -561,6 +556,11 @@ impl<'a> Check<'a> {
             }
         }
     }
+}
+
+/// Whether a file is a receipt key of the log.
+fn is_key(path: &str) -> bool {
+    path.starts_with("keys/") && path.ends_with(".pem")
 }
 
 /// Checks that an entry is signed by the log's key, and hands over only where the log does.

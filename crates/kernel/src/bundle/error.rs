@@ -21,6 +21,15 @@ pub enum Error {
     /// A key file of another key, or of none.
     #[error("{0} is not the key that its name says")]
     KeyName(String),
+    /// Something is wrong with what is of the control log.
+    #[error("of the control log: {0}")]
+    Control(Box<Error>),
+    /// What is of the control log is of another log.
+    #[error("control/ is of the log {0}, which is not the control log of this one")]
+    ControlLog(String),
+    /// A workflow's text that is not the one that ran, or none where there should be one.
+    #[error("workflow/ does not have exactly the text that the run was bound to")]
+    Workflow,
     /// The receipts do not tell of the run, or tell something else.
     #[error(transparent)]
     Run(run::Error),
@@ -161,6 +170,9 @@ impl Error {
             Self::Missing(_) => "bundle_file_missing",
             Self::Unknown(_) => "bundle_file_unknown",
             Self::KeyName(_) => "bundle_key_name",
+            Self::Control(error) => error.code(),
+            Self::ControlLog(_) => "bundle_control_log",
+            Self::Workflow => "bundle_workflow",
             Self::Run(error) => error.code(),
             Self::ManifestContent => "bundle_manifest_content",
             Self::Cost => "bundle_cost",

@@ -1,5 +1,6 @@
 //! The names of a bundle's files.
 
+use super::{CHECKPOINT, CONTROL, COST, MANIFEST, RUN, SUMS, VERIFY, VKEY};
 use crate::tile::Tile;
 use crate::values::Digest;
 
@@ -31,10 +32,18 @@ pub(super) fn tile_of(path: &str) -> Option<Tile> {
 
 /// Whether a bundle has files of this name.
 pub(super) fn known(path: &str) -> bool {
-    use super::{CHECKPOINT, COST, MANIFEST, RUN, SUMS, VERIFY, VKEY};
     [CHECKPOINT, VKEY, COST, RUN, MANIFEST, SUMS, VERIFY].contains(&path)
         || any_index(path).is_some()
         || tile_of(path).is_some()
         || digest(path, "keys/", ".pem").is_some()
         || digest(path, "policy/", ".tar.gz").is_some()
+        || digest(path, "workflow/", ".yaml").is_some()
+        || path.strip_prefix(CONTROL).is_some_and(of_control)
+}
+
+/// Whether a bundle has files of this name of the control log.
+fn of_control(path: &str) -> bool {
+    [CHECKPOINT, VKEY].contains(&path)
+        || any_index(path).is_some()
+        || digest(path, "keys/", ".pem").is_some()
 }

@@ -1,14 +1,16 @@
 //! `run.json`: what a run did, who said what about it and what it cost, told from the receipts of a
 //! bundle and from nothing else. Whoever checks a bundle tells it again and compares.
 
+mod governance;
 mod parts;
 mod tell;
 
 use serde::Deserialize;
 
+pub use self::governance::{Control, Governance, Needs, Said};
 pub use self::parts::{
-    ActionPart, ApprovalPart, AttemptPart, DecisionPart, KeyPart, Pins, RunPart, StepPart, Story,
-    Total, VotePart,
+    ActionPart, ApprovalPart, AttemptPart, DecisionPart, KeyPart, Pins, ReversalPart, RunPart,
+    StepPart, Story, Total, Undone, VotePart,
 };
 pub use self::tell::{Teller, tell};
 use crate::ids::RunId;
@@ -59,6 +61,9 @@ pub enum Error {
     /// The run says another thing of an action than the action itself.
     #[error("receipt {0}: a step is not where its action is")]
     Contradiction(u64),
+    /// The control log does not say what the run rests on, or says something else.
+    #[error("the receipts of the control log do not bear the run out: {0}")]
+    Governance(&'static str),
     /// It says other things than the receipts.
     #[error("run.json says something else than the receipts: {0}")]
     Differs(String),
@@ -73,6 +78,7 @@ impl Error {
             Self::Gap { .. } => "bundle_run_gap",
             Self::Omitted { .. } => "bundle_run_omitted",
             Self::Contradiction(_) => "bundle_run_contradiction",
+            Self::Governance(_) => "bundle_run_governance",
             Self::Differs(_) => "bundle_run_differs",
         }
     }
@@ -95,10 +101,15 @@ pub fn named(bytes: &[u8]) -> Result<RunId, Error> {
 }
 
 /// Checks that `bytes` say what the receipts say, and nothing else. What comes back knows which
-/// streams the run is made of.
-pub fn check(bytes: &[u8], origin: &str, told: &[Told<'_>]) -> Result<Teller, Error> {
+/// streams the run is made of, and what else belongs to it.
+pub fn check(
+    bytes: &[u8],
+    origin: &str,
+    told: &[Told<'_>],
+    control: Option<&Control<'_>>,
+) -> Result<Teller, Error> {
     let teller = Teller::new(&named(bytes)?, told)?;
-    let due = teller.story(origin)?;
+    let due = teller.story(origin, control)?;
     if due.bytes()? == bytes {
         return Ok(teller);
     }

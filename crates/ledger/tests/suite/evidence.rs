@@ -25,6 +25,8 @@ fn request(selection: Selection, full_log: bool) -> ExportRequest {
         policies: vec![(Digest::of(&policy), policy)],
         cost: serde_json::json!({"total_micro_usd": "12"}),
         run: None,
+        workflow: None,
+        control: std::collections::BTreeMap::new(),
     }
 }
 

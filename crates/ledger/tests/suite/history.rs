@@ -19,6 +19,8 @@ fn request(from: u64, to: u64) -> ExportRequest {
         policies: Vec::new(),
         cost: serde_json::json!({}),
         run: None,
+        workflow: None,
+        control: std::collections::BTreeMap::new(),
     }
 }
 

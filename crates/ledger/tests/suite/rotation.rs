@@ -62,6 +62,8 @@ fn request(from: u64, to: u64, full_log: bool) -> ExportRequest {
         policies: Vec::new(),
         cost: serde_json::json!({}),
         run: None,
+        workflow: None,
+        control: std::collections::BTreeMap::new(),
     }
 }
 

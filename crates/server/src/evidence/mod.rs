@@ -1,9 +1,10 @@
 //! Evidence: bundles for strangers, exported and verified, and what they cover.
 
 mod coverage;
+mod governance;
 mod period;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kernel::action;
@@ -28,6 +29,7 @@ use proto::evidence::{
 };
 use tonic::{Request, Response, Status};
 
+use self::governance::Governing;
 use crate::actions::check_place;
 use crate::error::{Refused, Result};
 use crate::ledger_api::size_of;
@@ -245,7 +247,17 @@ fn exported_run(shared: &Shared, log: LogId, wire: &ExportEvidenceRequest) -> Re
     let members = Members::of(shared, &log, &run, size)?;
     let told = members.told();
     let origin = log.origin(shared.ledger.host());
-    let story = run::tell(&run.id, &origin, &told).map_err(Refused::internal)?;
+    let LogId::Workspace(tenant, _) = &log else {
+        return Err(Refused::internal("a run outside of a workspace"));
+    };
+    let teller = run::Teller::new(&run.id, &told).map_err(Refused::internal)?;
+    let needs = teller.needs().map_err(Refused::internal)?;
+    let until = told.last().map_or(Timestamp(0), |last| last.time);
+    let governing = Governing::of(shared, tenant, &needs, until)?;
+    let control = governing.as_ref().map(Governing::control);
+    let story = teller.story(&origin, control.as_ref()).map_err(Refused::internal)?;
+    let control = governing.as_ref().map(|governing| governing.files(shared)).transpose()?;
+    let workflow = governance::text(shared, tenant, needs.document())?;
     let policies = story.pins.policies.values().copied().collect();
     let request = ExportRequest {
         policies: bundles(shared, log.tenant(), &policies)?,
@@ -254,16 +266,18 @@ fn exported_run(shared: &Shared, log: LogId, wire: &ExportEvidenceRequest) -> Re
         log,
         full_log: wire.full_log,
         run: Some(story),
+        workflow,
+        control: control.unwrap_or_default(),
     };
     Ok(export_under(&shared.ledger, &request, &note)?)
 }
 
 fn cost_of(story: &Story) -> serde_json::Value {
-    let (steps, code) = (&story.total, &story.total_of_code);
-    let spent = steps.cost_micro_usd.0.saturating_add(code.cost_micro_usd.0);
+    let totals = [&story.total, &story.total_of_code, &story.total_of_reversals];
+    let add = |sum: i64, total: &&run::Total| sum.saturating_add(total.cost_micro_usd.0);
     serde_json::json!({
-        "actions": steps.actions.saturating_add(code.actions),
-        "spent_micro_usd": spent,
+        "actions": totals.iter().map(|total| total.actions).fold(0, u64::saturating_add),
+        "spent_micro_usd": totals.iter().fold(0, add),
     })
 }
 
@@ -281,6 +295,8 @@ fn exported(shared: &Shared, log: LogId, wire: &ExportEvidenceRequest) -> Result
         selection,
         full_log: wire.full_log,
         run: None,
+        workflow: None,
+        control: BTreeMap::new(),
     };
     // The newest tree, unless the cosigned one is asked for or is the very same.
     let newest = proofs::checkpoint(&shared.ledger, &request.log)?.unwrap_or_default();

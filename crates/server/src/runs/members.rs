@@ -1,5 +1,5 @@
-//! What a run is made of: its actions, those of the code that they ran, the approvals of all of
-//! them, and the receipts that tell of it. Found from the receipts that the states name.
+//! What a run is made of: its actions, those of the code that they ran, those that undid any of
+//! them, the approvals of all of them, and the receipts that tell of it. Found from the receipts that the states name.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,7 +19,9 @@ use crate::shared::Shared;
 
 /// All of a run, as of a size of its log.
 pub(crate) struct Members {
+    /// Without those that undo others: they have a life of their own.
     pub(crate) actions: Vec<Action>,
+    /// Of these.
     pub(crate) approvals: Vec<Approval>,
     receipts: BTreeMap<u64, (Timestamp, Vec<Transition>)>,
 }
@@ -46,7 +48,10 @@ impl Members {
             }
             members.read(shared, log, &action.receipts, size)?;
             next.extend(sandbox::called(shared, log, &action)?);
-            members.actions.push(action);
+            next.extend(members.undone_by(&action));
+            if action.request.reverses.is_none() {
+                members.actions.push(action);
+            }
         }
         for id in members.asked() {
             let state = shared.ledger.read(log, Kind::Approval, id.as_str())?;
@@ -54,7 +59,9 @@ impl Members {
                 return Err(Refused::internal("an action without its approval"));
             };
             members.read(shared, log, &approval.receipts, size)?;
-            members.approvals.push(approval);
+            if members.actions.iter().any(|action| action.id == approval.request.action) {
+                members.approvals.push(approval);
+            }
         }
         Ok(members)
     }
@@ -100,6 +107,19 @@ impl Members {
                 if *transition.stream.id == *run.id.as_str() =>
             {
                 Some(action.clone())
+            }
+            _ => None,
+        };
+        self.changes().filter_map(of).collect()
+    }
+
+    /// The actions that undid it, or were to.
+    fn undone_by(&self, action: &Action) -> Vec<ActionId> {
+        let of = |transition: &Transition| match &transition.change {
+            Change::Action(action::Change::ReversalBegun { by })
+                if *transition.stream.id == *action.id.as_str() =>
+            {
+                Some(by.clone())
             }
             _ => None,
         };

@@ -4,23 +4,27 @@ use std::collections::BTreeMap;
 
 use super::super::run::{self, Told};
 use super::super::{RUN, receipt_path};
+use super::control::Control;
 use super::{Check, Error, Receipt};
 use crate::machine::Stream;
 use crate::receipt::{Statement, Transition};
 
 impl Check<'_> {
-    pub(super) fn run(&mut self, receipts: &BTreeMap<u64, Receipt>, origin: &str) {
-        let Some(bytes) = self.files.get(RUN) else { return };
-        let told: Vec<Told<'_>> = receipts
-            .iter()
-            .map(|(index, receipt)| Told {
-                index: *index,
-                time: receipt.time,
-                transitions: &receipt.transitions,
-            })
-            .collect();
-        match run::check(bytes, origin, &told) {
+    pub(super) fn run(
+        &mut self,
+        receipts: &BTreeMap<u64, Receipt>,
+        origin: &str,
+        control: Option<Control>,
+    ) {
+        let Some(bytes) = self.files.get(RUN) else { return self.workflow(None) };
+        let governing = control.as_ref().map(|control| run::Control {
+            origin: &control.origin,
+            told: told(&control.receipts),
+        });
+        match run::check(bytes, origin, &told(receipts), governing.as_ref()) {
             Ok(teller) => {
+                let due = teller.needs().ok().and_then(|needs| needs.document());
+                self.workflow(due);
                 let streams = receipts.values().flat_map(|receipt| &receipt.transitions);
                 let streams = streams.map(|transition| &transition.stream);
                 let of_run: Vec<Stream> = streams.filter(|s| teller.is_about(s)).cloned().collect();
@@ -41,4 +45,14 @@ impl Check<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// What receipts say, in the order of their log.
+fn told(receipts: &BTreeMap<u64, Receipt>) -> Vec<Told<'_>> {
+    let told = receipts.iter().map(|(index, receipt)| Told {
+        index: *index,
+        time: receipt.time,
+        transitions: &receipt.transitions,
+    });
+    told.collect()
 }

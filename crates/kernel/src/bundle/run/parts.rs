@@ -4,6 +4,7 @@
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Governance;
 use crate::action::{self, FailureCode};
 use crate::approval;
 use crate::decision::{ApprovalDemand, Effect, Phase, PolicyRef};
@@ -30,16 +31,22 @@ pub struct Story {
     pub pins: Pins,
     /// Its steps, in their order.
     pub steps: Vec<StepPart>,
-    /// Its actions, and those of the code that they ran, in the order in which they were asked for.
+    /// Its actions, those of the code that they ran, and those that undid any of them, in the order
+    /// in which they were asked for.
     pub actions: Vec<ActionPart>,
     /// Their approvals.
     pub approvals: Vec<ApprovalPart>,
+    /// What the control log says of the workflow, its release and the policies that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub governance: Option<Governance>,
     /// The idempotency keys that were used up for it.
     pub idempotency_keys: Vec<KeyPart>,
     /// What its steps came to: what its meters and its own account say too.
     pub total: Total,
     /// What the actions of code came to that its steps ran.
     pub total_of_code: Total,
+    /// What the actions came to that undid others of these.
+    pub total_of_reversals: Total,
     /// The receipts that tell of it.
     pub receipts: Vec<u64>,
 }
@@ -234,6 +241,37 @@ pub struct ActionPart {
     /// What it used in all.
     #[serde(skip_serializing_if = "Units::is_empty")]
     pub units: Units,
+    /// The action that it undoes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reverses: Option<ActionId>,
+    /// What came of undoing it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reversals: Vec<ReversalPart>,
+}
+
+/// Where undoing an action stood at one time.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReversalPart {
+    /// Where that is.
+    pub receipt: u64,
+    /// When.
+    pub at_us: Timestamp,
+    /// The action that undoes it.
+    pub by: ActionId,
+    /// What became of that.
+    pub state: Undone,
+}
+
+/// What became of undoing an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undone {
+    /// It is under way.
+    Begun,
+    /// The action is undone.
+    Reversed,
+    /// It came to nothing: the action stands.
+    Ended,
 }
 
 /// What one person said.

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::parts::{
-    ActionPart, ApprovalPart, AttemptPart, DecisionPart, KeyPart, Pins, RunPart, StepPart, Story,
-    Total, VotePart,
+    ActionPart, ApprovalPart, AttemptPart, DecisionPart, KeyPart, Pins, ReversalPart, RunPart,
+    StepPart, Story, Total, Undone, VotePart,
 };
-use super::{Error, Told};
+use super::{Control, Error, Needs, Told};
 use crate::action::{self, Action, FailureCode, Outcome};
 use crate::approval::{self, Approval};
 use crate::ids::{ActionId, ApprovalId, PrincipalId, RunId};
@@ -17,8 +17,13 @@ use crate::run::{self, Run};
 use crate::values::{MicroUsd, Timestamp};
 
 /// What the receipts of a bundle say of one run. They are given in the order of the log.
-pub fn tell(run: &RunId, origin: &str, told: &[Told<'_>]) -> Result<Story, Error> {
-    Teller::new(run, told)?.story(origin)
+pub fn tell(
+    run: &RunId,
+    origin: &str,
+    told: &[Told<'_>],
+    control: Option<&Control<'_>>,
+) -> Result<Story, Error> {
+    Teller::new(run, told)?.story(origin, control)
 }
 
 /// What was noted of one action besides its state.
@@ -27,6 +32,7 @@ struct Noted {
     decisions: Vec<DecisionPart>,
     approvals: Vec<ApprovalId>,
     attempts: Vec<AttemptPart>,
+    reversals: Vec<ReversalPart>,
     reconciled_by: Option<PrincipalId>,
     canceled_by: Option<PrincipalId>,
 }
@@ -196,12 +202,19 @@ impl Teller {
             }
             Change::Reconciled { by, .. } => noted.reconciled_by = Some(by.clone()),
             Change::Canceled { by } => noted.canceled_by = Some(by.clone()),
+            Change::ReversalBegun { by }
+            | Change::Reversed { by }
+            | Change::ReversalEnded { by } => {
+                let state = match change {
+                    Change::ReversalBegun { .. } => Undone::Begun,
+                    Change::Reversed { .. } => Undone::Reversed,
+                    _ => Undone::Ended,
+                };
+                noted.reversals.push(ReversalPart { receipt, at_us, by: by.clone(), state });
+            }
             Change::Requested(_)
             | Change::Approved { .. }
             | Change::Denied { .. }
-            | Change::ReversalBegun { .. }
-            | Change::Reversed { .. }
-            | Change::ReversalEnded { .. }
             | Change::Expired {} => {}
         }
     }
@@ -229,16 +242,31 @@ impl Teller {
         }
     }
 
-    /// All of it.
-    pub fn story(&self, origin: &str) -> Result<Story, Error> {
+    fn run(&self) -> Result<&Run, Error> {
+        match self.streams.get(&self.run).and_then(|folded| folded.state.as_ref()) {
+            Some(State::Run(run)) => Ok(run),
+            _ => Err(Error::Absent(self.run.clone())),
+        }
+    }
+
+    /// What the control log has to say about it.
+    pub fn needs(&self) -> Result<Needs, Error> {
+        let decided = self.actions.values().flat_map(|noted| &noted.decisions);
+        let policies = decided.map(|decision| &decision.policy);
+        let policies = policies.filter(|policy| policy.revision > 0);
+        let policies = policies.map(|policy| (policy.revision, policy.digest)).collect();
+        Ok(Needs::new(self.run()?, policies))
+    }
+
+    /// All of it. `control`: what the control log says, as far as the run rests on it.
+    pub fn story(&self, origin: &str, control: Option<&Control<'_>>) -> Result<Story, Error> {
         let absent = || Error::Absent(self.run.clone());
-        let run = match self.streams.get(&self.run).and_then(|folded| folded.state.as_ref()) {
-            Some(State::Run(run)) => run,
-            _ => return Err(absent()),
-        };
+        let run = self.run()?;
+        let governance = self.needs()?.tell(control)?;
         let release = run.request.release.clone();
         let mut pins = Pins { release, ..Pins::default() };
         let (mut total, mut total_of_code) = (Total::default(), Total::default());
+        let mut total_of_reversals = Total::default();
         let mut actions = Vec::with_capacity(self.order.len());
         for id in &self.order {
             let (action, noted) = self.action(id).zip(self.actions.get(id)).ok_or_else(absent)?;
@@ -248,8 +276,12 @@ impl Teller {
             let policies = noted.decisions.iter().map(|decision| &decision.policy);
             let policies = policies.filter(|policy| policy.revision > 0);
             pins.policies.extend(policies.map(|policy| (policy.revision, policy.digest)));
-            let of_step = request.step.is_some();
-            add(if of_step { &mut total } else { &mut total_of_code }, action);
+            let sum = match (&request.step, &request.reverses) {
+                (Some(step), _) if step.run == run.id => &mut total,
+                (_, Some(_)) => &mut total_of_reversals,
+                _ => &mut total_of_code,
+            };
+            add(sum, action);
             actions.push(action_part(action, noted));
         }
         let approvals = self.approvals.iter().filter_map(|(id, said)| {
@@ -264,8 +296,10 @@ impl Teller {
             steps: self.steps(run),
             approvals: approvals.collect(),
             idempotency_keys: self.keys.iter().cloned().collect(),
+            governance,
             total,
             total_of_code,
+            total_of_reversals,
             receipts: self.receipts.iter().copied().collect(),
             actions,
         })
@@ -275,7 +309,7 @@ impl Teller {
         let of = |step: &run::StepSpec| {
             let ids = self.order.iter().filter(|id| {
                 let asked = self.action(id).and_then(|action| action.request.step.as_ref());
-                asked.is_some_and(|asked| asked.step == step.id)
+                asked.is_some_and(|asked| asked.step == step.id && asked.run == run.id)
             });
             ids.cloned().collect()
         };
@@ -294,7 +328,7 @@ impl Teller {
 }
 
 /// The streams that a run is made of: the run, the actions of its steps, those of the code that
-/// they ran, and the approvals of all of these.
+/// they ran, those that undid any of them, and the approvals of all of these.
 fn members(run: &Stream, told: &[Told<'_>]) -> BTreeSet<Stream> {
     let mut leads: BTreeMap<&Stream, Vec<Stream>> = BTreeMap::new();
     let mut called: BTreeMap<Stream, Vec<Stream>> = BTreeMap::new();
@@ -302,6 +336,7 @@ fn members(run: &Stream, told: &[Told<'_>]) -> BTreeSet<Stream> {
     for Transition { stream, change, .. } in told.iter().flat_map(|told| told.transitions) {
         let led = match change {
             Change::Run(run::Change::StepStarted { action: id, .. }) => vec![action(id)],
+            Change::Action(action::Change::ReversalBegun { by }) => vec![action(by)],
             Change::Action(action::Change::Requested(request)) => {
                 if let Some(execution) = &request.execution {
                     called.entry(action(execution)).or_default().push(stream.clone());
@@ -406,6 +441,8 @@ fn action_part(action: &Action, noted: &Noted) -> ActionPart {
         canceled_by: noted.canceled_by.clone(),
         cost_micro_usd: action.spent,
         units: action.used,
+        reverses: request.reverses.clone(),
+        reversals: noted.reversals.clone(),
     }
 }
 
