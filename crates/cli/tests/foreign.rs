@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use kernel::bundle::{
-    CHECKPOINT, COST, MANIFEST, RUN, SUMS, VERIFY, VKEY, borrowed, key_path, policy_path,
+    CHECKPOINT, CONTROL, COST, MANIFEST, RUN, SUMS, VERIFY, VKEY, borrowed, key_path, policy_path,
     proof_path, receipt_path, sigstore_path, verify_files,
 };
 use kernel::values::Digest;
@@ -112,7 +112,16 @@ fn complete(scene: &Scene) {
         if full {
             expected.insert(format!("log/tile/entries/000.p/{size}"));
         }
-        let found: BTreeSet<String> = bundle.files.keys().cloned().collect();
+        let paths = bundle.files.keys().cloned();
+        let (control, found): (BTreeSet<String>, BTreeSet<String>) =
+            paths.partition(|path| path.starts_with(CONTROL));
+        assert_eq!(!control.is_empty(), of_run, "{control:?}");
+        let receipts = control.iter().filter_map(|path| path.strip_prefix("control/receipts/"));
+        for index in receipts.filter_map(|name| name.strip_suffix(".dsse.json")) {
+            let of =
+                [format!("proofs/{index}.tlog-proof"), format!("receipts/{index}.sigstore.json")];
+            assert!(of.iter().all(|path| control.contains(&format!("{CONTROL}{path}"))), "{index}");
+        }
         let others: Vec<&String> = found.symmetric_difference(&expected).collect();
         let [policy] = others.as_slice() else { panic!("more or less than a policy: {others:?}") };
         assert_eq!(**policy, policy_path(&Digest::of(&bundle.files[*policy])));

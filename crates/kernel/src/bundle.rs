@@ -143,7 +143,8 @@ pub fn subjects(files: &Files<'_>) -> Vec<Subject> {
 }
 
 /// The digest of what a bundle is about: of the lines that [`sums`] has for its receipts (those of
-/// the control log too), policies, workflow, costs and run. Checkpoint, tiles and proofs change as the log grows, and so do its keys.
+/// the control log too), policies, workflow, costs and run. Checkpoint, tiles and proofs change as
+/// the log grows, and so do its keys.
 pub fn content(files: &Files<'_>) -> Digest {
     let listed = sums(files);
     let about = |path: &str| {

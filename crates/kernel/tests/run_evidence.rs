@@ -135,7 +135,12 @@ fn told(receipts: &[(u64, Vec<Transition>)]) -> Vec<Told<'_>> {
 }
 
 fn tell(receipts: &[(u64, Vec<Transition>)]) -> Result<Value, Error> {
-    let story = run::tell(&RunId::new("run_1").unwrap(), LOG, &told(receipts), governing(&control()).as_ref())?;
+    let story = run::tell(
+        &RunId::new("run_1").unwrap(),
+        LOG,
+        &told(receipts),
+        governing(&control()).as_ref(),
+    )?;
     Ok(serde_json::from_slice(&story.bytes()?).unwrap())
 }
 

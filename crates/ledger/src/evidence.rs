@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::bundle::run::Story;
 use kernel::bundle::{
-    self, CHECKPOINT, CONTROL, COST, Contents, Files, LOG, MANIFEST, Manifest, PREDICATE_TYPE, RUN, SUMS,
-    TILED_LOG_MAX, VERIFY, VKEY, archive,
+    self, CHECKPOINT, CONTROL, COST, Contents, Files, LOG, MANIFEST, Manifest, PREDICATE_TYPE, RUN,
+    SUMS, TILED_LOG_MAX, VERIFY, VKEY, archive,
 };
 pub use kernel::bundle::{BundleReport, Pinned};
 use kernel::dsse::{self, Envelope};

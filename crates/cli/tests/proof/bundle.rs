@@ -122,7 +122,9 @@ async fn it_is_the_same_each_time_and_every_change_is_seen() {
     place.agent.start_run(&workflow(&[place.call("a", "GET", "/a")]), None).await.unwrap();
     let later = exported(&place.server, &id, &[]);
     for path in one.files.keys().filter(|path| later.files.contains_key(*path)) {
-        let grows = ["log/", "proofs/", "control/log/", "control/proofs/"].iter().any(|prefix| path.starts_with(prefix));
+        let grows = ["log/", "proofs/", "control/log/", "control/proofs/"]
+            .iter()
+            .any(|prefix| path.starts_with(prefix));
         let grows = grows || ["SHA256SUMS", "manifest.dsse.json"].contains(&path.as_str());
         assert!(grows || one.files[path] == later.files[path], "{path}");
     }

@@ -279,7 +279,8 @@ async fn change_with(
     side: Option<SideRow>,
 ) -> Result<bool> {
     let command = Command::new(Kind::Card, id.as_str(), machine::Input::Card(input));
-    let batch = Batch { side: side.into_iter().collect(), ..Batch::new(log.clone(), vec![command]) };
+    let batch =
+        Batch { side: side.into_iter().collect(), ..Batch::new(log.clone(), vec![command]) };
     match shared.ledger.commit(batch).await {
         Ok(_) => {
             // It may be due one day.

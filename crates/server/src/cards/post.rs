@@ -109,9 +109,7 @@ pub(super) async fn update(
             let action = answer.action.id;
             change(shared, subject.log, id, Input::Show { action, face }).await
         }
-        status if !status.is_settled() => {
-            wait_for(shared, subject, card, &answer.action.id).await
-        }
+        status if !status.is_settled() => wait_for(shared, subject, card, &answer.action.id).await,
         _ => ended(shared, subject, card, &answer).await,
     }
 }

@@ -85,6 +85,8 @@ pub(super) fn text(
     let Some(digest) = document else { return Ok(None) };
     match shared.control.ledger.store().blob(tenant.as_str(), digest)? {
         Some(bytes) if Digest::of(&bytes) == digest => Ok(Some((digest, bytes))),
-        _ => Err(Refused::internal(format!("the text of workflow {digest} is gone or was changed"))),
+        _ => {
+            Err(Refused::internal(format!("the text of workflow {digest} is gone or was changed")))
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What a run is made of: its actions, those of the code that they ran, those that undid any of
-//! them, the approvals of all of them, and the receipts that tell of it. Found from the receipts that the states name.
+//! them, the approvals of all of them, and the receipts that tell of it. Found from the receipts
+//! that the states name.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

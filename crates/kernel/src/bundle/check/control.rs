@@ -79,9 +79,10 @@ impl Check<'_> {
             texts.map(|(path, bytes)| (*path, Digest::of(bytes))).collect();
         let due: Vec<(String, Digest)> =
             due.iter().map(|digest| (workflow_path(digest), *digest)).collect();
-        if !found.iter().map(|(path, digest)| (*path, digest)).eq(due
+        if !found
             .iter()
-            .map(|(path, digest)| (path.as_str(), digest)))
+            .map(|(path, digest)| (*path, digest))
+            .eq(due.iter().map(|(path, digest)| (path.as_str(), digest)))
         {
             self.error(Error::Workflow);
         }

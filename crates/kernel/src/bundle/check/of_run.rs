@@ -17,10 +17,9 @@ impl Check<'_> {
         control: Option<Control>,
     ) {
         let Some(bytes) = self.files.get(RUN) else { return self.workflow(None) };
-        let governing = control.as_ref().map(|control| run::Control {
-            origin: &control.origin,
-            told: told(&control.receipts),
-        });
+        let governing = control
+            .as_ref()
+            .map(|control| run::Control { origin: &control.origin, told: told(&control.receipts) });
         match run::check(bytes, origin, &told(receipts), governing.as_ref()) {
             Ok(teller) => {
                 let due = teller.needs().ok().and_then(|needs| needs.document());
