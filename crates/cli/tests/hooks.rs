@@ -3,6 +3,7 @@
 
 mod cards;
 mod clock;
+mod dead;
 mod events;
 mod kill;
 mod oracle;

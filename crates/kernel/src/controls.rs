@@ -129,9 +129,14 @@ pub fn log_of(change: &str) -> Option<Log> {
         // In the log of the whole host, which is no tenant's.
         // A meter has no changes of its own.
         Kind::Tenant | Kind::TokenKey | Kind::Meter => return None,
-        Kind::Action | Kind::Approval | Kind::Account | Kind::Idempotency | Kind::Run => {
-            Log::Workspace
-        }
+        Kind::Action
+        | Kind::Approval
+        | Kind::Account
+        | Kind::Idempotency
+        | Kind::Run
+        | Kind::Card
+        | Kind::Delivery
+        | Kind::Transfer => Log::Workspace,
         _ => Log::Control,
     })
 }
@@ -253,6 +258,9 @@ mod tests {
             ("action.decided", Some(Log::Workspace)),
             ("run.ended", Some(Log::Workspace)),
             ("approval.glass_broken", Some(Log::Workspace)),
+            ("card.posted", Some(Log::Workspace)),
+            ("delivery.died", Some(Log::Workspace)),
+            ("trigger.created", Some(Log::Control)),
             ("policy.published", Some(Log::Control)),
             ("key.revoked", Some(Log::Control)),
             ("principal.roles_set", Some(Log::Control)),

@@ -16,6 +16,7 @@ pub mod cosignature;
 pub mod cron;
 pub mod decision;
 pub mod delegation;
+pub mod delivery;
 pub mod demand;
 pub mod dsse;
 pub mod experience;

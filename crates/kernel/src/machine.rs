@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::values::Timestamp;
 use crate::{
-    account, action, approval, card, connector, control, factor, identity, meter, release,
-    reservation, run, secret, session, signer, signing_key, transfer, trigger, upstream,
+    account, action, approval, card, connector, control, delivery, factor, identity, meter,
+    release, reservation, run, secret, session, signer, signing_key, transfer, trigger, upstream,
     upstream_tool, use_case, wasm_tool, workflow_registry,
 };
 
@@ -77,13 +77,15 @@ pub enum Kind {
     Trigger,
     /// Where people are asked outside of Tally.
     Card,
+    /// A delivery that started no run.
+    Delivery,
     /// Money on its way from or to another workspace.
     Transfer,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Action,
         Self::Approval,
         Self::Account,
@@ -112,6 +114,7 @@ impl Kind {
         Self::UseCase,
         Self::Trigger,
         Self::Card,
+        Self::Delivery,
         Self::Transfer,
     ];
 
@@ -146,6 +149,7 @@ impl Kind {
             Self::UseCase => "use_case",
             Self::Trigger => "trigger",
             Self::Card => "card",
+            Self::Delivery => "delivery",
             Self::Transfer => "transfer",
         }
     }
@@ -202,6 +206,8 @@ pub enum Change {
     Trigger(trigger::Change),
     /// Of a card.
     Card(card::Change),
+    /// Of a delivery that started no run.
+    Delivery(delivery::Change),
     /// Of a transfer.
     Transfer(transfer::Change),
 }
@@ -251,6 +257,8 @@ pub enum Input {
     Trigger(trigger::Input),
     /// To a card.
     Card(card::Input),
+    /// To a delivery that started no run.
+    Delivery(delivery::Input),
     /// To a transfer.
     Transfer(transfer::Input),
 }
@@ -319,6 +327,8 @@ pub enum State {
     Trigger(trigger::Trigger),
     /// Of a card.
     Card(card::Card),
+    /// Of a delivery that started no run.
+    Delivery(delivery::Delivery),
     /// Of a transfer.
     Transfer(transfer::Transfer),
 }
@@ -390,6 +400,7 @@ pub fn step(state: Option<&State>, input: Input, now: Timestamp) -> Result<Vec<C
         Input::UseCase(input) => one!(use_case, UseCase, input),
         Input::Trigger(input) => one!(trigger, Trigger, input),
         Input::Card(input) => one!(card, Card, input),
+        Input::Delivery(input) => one!(delivery, Delivery, input),
         Input::Transfer(input) => one!(transfer, Transfer, input),
     }
 }
@@ -436,6 +447,7 @@ pub fn apply(state: &mut Option<State>, change: &Change, applied: &Applied<'_>) 
         Change::UseCase(change) => fold!(use_case, UseCase, change),
         Change::Trigger(change) => fold!(trigger, Trigger, change),
         Change::Card(change) => fold!(card, Card, change),
+        Change::Delivery(change) => fold!(delivery, Delivery, change),
         Change::Transfer(change) => fold!(transfer, Transfer, change),
     }
 }
@@ -464,6 +476,7 @@ impl State {
             Self::UseCase(case) => case.status(),
             Self::Trigger(trigger) => trigger.status(),
             Self::Card(card) => card.status(),
+            Self::Delivery(delivery) => delivery.status.as_str(),
             Self::Transfer(transfer) => transfer.status.as_str(),
             _ => "active",
         }

@@ -145,6 +145,7 @@ impl<'de> Deserialize<'de> for Transition {
             Kind::UseCase => serde_json::from_str(text).map(Change::UseCase),
             Kind::Trigger => serde_json::from_str(text).map(Change::Trigger),
             Kind::Card => serde_json::from_str(text).map(Change::Card),
+            Kind::Delivery => serde_json::from_str(text).map(Change::Delivery),
             Kind::Transfer => serde_json::from_str(text).map(Change::Transfer),
             _ => serde_json::from_str(text).map(Change::Control),
         };

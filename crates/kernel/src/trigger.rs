@@ -161,6 +161,8 @@ pub struct Trigger {
     pub last: Option<Fired>,
     /// Whether it was removed.
     pub removed: bool,
+    /// Whether another than who set it up has enabled it: without that it starts nothing in prod.
+    pub reviewed: bool,
     /// Counts its changes, from 1.
     pub revision: u64,
     /// Since when it is known.
@@ -198,7 +200,12 @@ pub fn step(state: Option<&Trigger>, input: Input) -> Result<Change, Refusal> {
     };
     match trigger {
         (_, Input::Create(_)) => Err(Refusal::Exists),
-        (Trigger { enabled: true, .. }, Input::Enable { .. }) => Err(Refusal::State("enabled")),
+        // Enabled once more by another than who set it up, it is reviewed.
+        (Trigger { enabled: true, reviewed, binding, .. }, Input::Enable { by, .. })
+            if *reviewed || by == binding.by =>
+        {
+            Err(Refusal::State("enabled"))
+        }
         (Trigger { enabled: false, .. }, Input::Disable { .. } | Input::Fire(_)) => {
             Err(Refusal::State("disabled"))
         }
@@ -243,6 +250,7 @@ pub fn apply(state: &mut Option<Trigger>, change: &Change, applied: &Applied<'_>
                 enabled: true,
                 last: None,
                 removed: false,
+                reviewed: false,
                 revision: 1,
                 created_at: applied.time,
                 changed_at: applied.time,
@@ -255,9 +263,11 @@ pub fn apply(state: &mut Option<Trigger>, change: &Change, applied: &Applied<'_>
             trigger.binding = (**binding).clone();
             trigger.next_at = binding.next_at;
             (trigger.enabled, trigger.removed, trigger.last) = (true, false, None);
+            trigger.reviewed = false;
         }
-        Change::Enabled { next_at, .. } => {
+        Change::Enabled { by, next_at } => {
             (trigger.enabled, trigger.next_at) = (true, *next_at);
+            trigger.reviewed |= *by != trigger.binding.by;
         }
         Change::Disabled { .. } => trigger.enabled = false,
         Change::Fired(fired) => {

@@ -240,6 +240,9 @@ pub(crate) const CARD_VALUE_CHARS: usize = 50;
 pub(crate) const CARD_TEXT_CHARS: usize = 1_200;
 /// Changes that a card shows one by one.
 pub(crate) const CARD_ROWS_MAX: usize = 20;
+/// After how long a delivery that may go at another time is to be tried again, where nothing else
+/// is known of when.
+pub(crate) const HOOK_RETRY_MS: u64 = 5_000;
 /// Rows of content that are deleted in one commit.
 pub(crate) const CONTENT_DROPPED_AT_ONCE: usize = 1_000;
 /// Receipts that one look at the coverage of controls reads: about five seconds.

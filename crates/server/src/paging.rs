@@ -50,6 +50,7 @@ fn last_id(states: &[State]) -> String {
         Some(State::Approval(approval)) => approval.id.to_string(),
         Some(State::Run(run)) => run.id.to_string(),
         Some(State::Session(session)) => session.id.clone(),
+        Some(State::Delivery(delivery)) => delivery.id.clone(),
         _ => String::new(),
     }
 }

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use proto::triggers::{
-    CreateTriggerRequest, DisableTriggerRequest, EnableTriggerRequest, GetTriggerRequest,
-    ListTriggersRequest, Mapping, Match, RemoveTriggerRequest, Slack, TestTriggerRequest,
+    CreateTriggerRequest, Delivery, DisableTriggerRequest, DiscardDeliveryRequest,
+    EnableTriggerRequest, GetTriggerRequest, ListDeliveriesRequest, ListTriggersRequest, Mapping,
+    Match, RemoveTriggerRequest, ReplayDeliveryRequest, Slack, TestTriggerRequest,
     TestTriggerResponse, Trigger as Entry,
 };
 use proto::types::Json;
@@ -33,6 +34,18 @@ pub(crate) enum Trigger {
     /// Remove a trigger.
     #[command(visible_alias = "remove")]
     Delete(Name),
+    /// List the deliveries of the workspace that started no run when they came.
+    Deliveries {
+        /// Only those in this state: dead, started or discarded.
+        #[arg(long, default_value = "")]
+        state: String,
+        #[command(flatten)]
+        paging: Paging,
+    },
+    /// Try a dead delivery again: it starts the run of its event, once.
+    Replay(DeliveryId),
+    /// Give a dead delivery up.
+    Discard(DeliveryId),
     /// Show what a trigger would make of an event. Nothing is started.
     Test {
         #[command(flatten)]
@@ -51,6 +64,13 @@ pub(crate) enum Trigger {
 pub(crate) struct Name {
     /// The name of the trigger.
     name: String,
+}
+
+/// Which delivery.
+#[derive(Debug, Args)]
+pub(crate) struct DeliveryId {
+    /// The id of the delivery: dlv_….
+    delivery_id: String,
 }
 
 /// `tally trigger create`.
@@ -176,6 +196,26 @@ impl Trigger {
                 })?;
                 return Ok(Exit::Done);
             }
+            Self::Deliveries { state, paging: Paging { page_size, page_token } } => {
+                let request = ListDeliveriesRequest { state, page_size, page_token };
+                let list = client.list_deliveries(&request).await?;
+                output.show(&list, |list| {
+                    let header = ["delivery", "trigger", "state", "why", "run", "since"];
+                    let rows = list.deliveries.iter().map(delivery_row);
+                    page(header, rows, &next(&list.next_page_token))
+                })?;
+                return Ok(Exit::Done);
+            }
+            Self::Replay(DeliveryId { delivery_id }) => {
+                let request = ReplayDeliveryRequest { delivery_id };
+                output.show(&client.replay_delivery(&request, None).await?, describe_delivery)?;
+                return Ok(Exit::Done);
+            }
+            Self::Discard(DeliveryId { delivery_id }) => {
+                let request = DiscardDeliveryRequest { delivery_id };
+                output.show(&client.discard_delivery(&request, None).await?, describe_delivery)?;
+                return Ok(Exit::Done);
+            }
             Self::Test { name: Name { name }, event, event_name } => {
                 let event = event.map(|path| {
                     let text = fs::read_to_string(&path);
@@ -198,6 +238,24 @@ fn row(entry: &Entry) -> [String; 5] {
     [name, source, state, workflow, when(next_at)]
 }
 
+fn delivery_row(one: &Delivery) -> [String; 6] {
+    let Delivery { delivery_id, trigger, state, error, run_id, died_at, .. } = one.clone();
+    let why = error.map(|error| error.code).unwrap_or_default();
+    [delivery_id, trigger, state, why, run_id, when(died_at)]
+}
+
+fn describe_delivery(one: &Delivery) -> String {
+    let [delivery, trigger, state, why, run, since] = delivery_row(one);
+    fields([
+        ("delivery", delivery),
+        ("trigger", trigger),
+        ("state", state),
+        ("why", why),
+        ("run", run),
+        ("since", since),
+    ])
+}
+
 fn describe(entry: &Entry) -> String {
     let [name, source, state, workflow, next_at] = row(entry);
     let input = entry.input.iter().map(|each| format!("{}={}", each.name, each.pointer));
@@ -216,6 +274,7 @@ fn describe(entry: &Entry) -> String {
         ("trigger", name),
         ("source", source),
         ("state", state),
+        ("reviewed", yes(entry.reviewed)),
         ("delivers to", entry.path.clone()),
         ("workflow", workflow),
         ("workspace", entry.workspace.clone()),

@@ -3,6 +3,7 @@
 use kernel::action::FailureCode;
 use kernel::approval::Status;
 use kernel::card::{self, Face, Message};
+use kernel::delivery;
 use kernel::failure::Category;
 use kernel::ids::{ActionId, EnvironmentId, RunId, WorkspaceId};
 use kernel::machine::{Change, Kind};
@@ -12,7 +13,7 @@ use kernel::values::Digest;
 use super::{Told, principal, time};
 
 /// The type of every transition of triggers and cards.
-pub(crate) const TYPES: [&str; 11] = [
+pub(crate) const TYPES: [&str; 14] = [
     "trigger.created",
     "trigger.enabled",
     "trigger.disabled",
@@ -24,6 +25,9 @@ pub(crate) const TYPES: [&str; 11] = [
     "card.missed",
     "card.asked",
     "card.withdrawn",
+    "delivery.died",
+    "delivery.started",
+    "delivery.discarded",
 ];
 
 fn failure() -> FailureCode {
@@ -61,6 +65,27 @@ pub(super) fn triggers() -> Vec<Vec<Told>> {
     ]
 }
 
+/// Two deliveries that started no run: one that did later, and one that was given up.
+fn deliveries() -> Vec<Vec<Told>> {
+    let delivery = |id, change| vec![(Kind::Delivery, id, Change::Delivery(change))];
+    let died = |event: &[u8]| delivery::Change::Died {
+        trigger: "incidents".to_owned(),
+        event: Digest::of(event),
+        failure: failure(),
+    };
+    let started = delivery::Change::Started {
+        run: RunId::new("run_10").unwrap(),
+        by: Some(principal("u_1")),
+    };
+    let discarded = delivery::Change::Discarded { by: principal("u_1") };
+    vec![
+        delivery("dlv_1", died(b"1")),
+        delivery("dlv_2", died(b"2")),
+        delivery("dlv_1", started),
+        delivery("dlv_2", discarded),
+    ]
+}
+
 /// A card that is posted at the second try, which waits, and changed, and one that never is.
 pub(super) fn cards() -> Vec<Vec<Told>> {
     let card = |id, change| vec![(Kind::Card, id, Change::Card(change))];
@@ -88,6 +113,7 @@ pub(super) fn cards() -> Vec<Vec<Told>> {
         card("apr_32", opened()),
         card("apr_32", card::Change::Withdrawn {}),
     ];
+    let commits = [commits, deliveries()].concat();
     let others = triggers();
     let mut all = commits.iter().chain(&others).flatten().map(|(_, _, change)| {
         serde_json::to_value(change).unwrap()["type"].as_str().unwrap().to_owned()

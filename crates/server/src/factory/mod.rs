@@ -154,6 +154,19 @@ impl Factory {
         cases.iter().map(|case| (case.floor(), case.id.clone())).max()
     }
 
+    /// Whether runs of a workflow take a release there.
+    pub(crate) fn is_released(
+        &self,
+        tenant: &TenantId,
+        workflow: &WorkflowId,
+        environment: &EnvironmentId,
+    ) -> bool {
+        let tables = self.tables.read();
+        let workflow = tables.workflows.get(&(tenant.clone(), workflow.clone()));
+        let in_force = workflow.and_then(|workflow| workflow.in_force.get(environment));
+        in_force.is_some_and(|in_force| in_force.stable.is_some())
+    }
+
     /// The release of a workflow that the run `run` takes in `environment`, and its ring.
     pub(crate) fn taken(
         &self,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kernel::delivery::{Delivery, Status as DeliveryStatus};
 use kernel::failure::{Category, Failure};
-use kernel::ids::{self, EnvironmentId, PrincipalId, WorkspaceId};
+use kernel::ids::{self, EnvironmentId, PrincipalId, WorkflowId, WorkspaceId};
 use kernel::json;
-use kernel::machine::{self, Command, Kind};
+use kernel::machine::{self, Command, Kind, State};
 use kernel::principal::PrincipalKind;
 use kernel::receipt::LogId;
 use kernel::trigger::definition::{Definition, Shown, Slack};
@@ -17,15 +18,17 @@ use ledger::store::SideRow;
 use prost::Message;
 use proto::triggers::triggers_service_server::TriggersService;
 use proto::triggers::{
-    CreateTriggerRequest, DisableTriggerRequest, EnableTriggerRequest, Fired, GetTriggerRequest,
+    CreateTriggerRequest, Delivery as WireDelivery, DisableTriggerRequest, DiscardDeliveryRequest,
+    EnableTriggerRequest, Fired, GetTriggerRequest, ListDeliveriesRequest, ListDeliveriesResponse,
     ListTriggersRequest, ListTriggersResponse, Mapping, Match, RemoveTriggerRequest,
-    Slack as WireSlack, TestTriggerRequest, TestTriggerResponse, Trigger as WireTrigger,
+    ReplayDeliveryRequest, Slack as WireSlack, TestTriggerRequest, TestTriggerResponse,
+    Trigger as WireTrigger,
 };
 use proto::wire::{Json, Timestamp};
 use serde_json::Value;
 use tonic::{Request, Response, Status};
 
-use super::{Known, clock, door, launch};
+use super::{Known, clock, dead, door, launch};
 use crate::actions::sentence;
 use crate::cards;
 use crate::error::{self, Refused, Result};
@@ -86,6 +89,27 @@ impl TriggersApi {
         self.change(caller, ("trigger_create", body), &name, input, side).await
     }
 
+    /// Whether runs of the workflow would take a release where the trigger starts them.
+    fn check_workflow(&self, caller: &Caller, definition: &Definition) -> Result<()> {
+        let Some(name) = &definition.workflow else { return Ok(()) };
+        let (tenant, factory) = (&caller.tenant, &self.0.factory);
+        let known = WorkflowId::new(name).ok().filter(|id| factory.workflow(tenant, id).is_some());
+        let known = known.ok_or_else(|| {
+            let message =
+                format!("workflow: there is no `{name}`: `tally workflow publish` it first");
+            Refused::new(Category::NotFound, "workflow_not_found", message)
+        })?;
+        let place = &definition.environment;
+        if factory.is_released(tenant, &known, place) {
+            return Ok(());
+        }
+        let message = format!(
+            "no release of `{name}` is in force in `{place}`: create, approve and promote one \
+             first (`tally release`)"
+        );
+        Err(Refused::new(Category::Conflict, "release_missing", message))
+    }
+
     /// Whether all that a definition names is there, and is the caller's to give.
     fn check_place(&self, caller: &Caller, definition: &Definition) -> Result<()> {
         let shared = &self.0;
@@ -105,6 +129,7 @@ impl TriggersApi {
         {
             return Err(Refused::not_found("secret"));
         }
+        self.check_workflow(caller, definition)?;
         let all = shared.triggers.all(&caller.tenant);
         if all.len() >= limits::TRIGGERS_MAX {
             let message = "this tenant has as many triggers as it may: remove one";
@@ -150,6 +175,7 @@ impl TriggersApi {
     async fn enable(&self, caller: &Caller, wire: &EnableTriggerRequest) -> Result<WireTrigger> {
         let body = Digest::of(&wire.encode_to_vec());
         let known = self.find(caller, &wire.name)?;
+        self.check_workflow(caller, known.definition()?)?;
         let cron = known.definition()?.cron.as_deref();
         let next_at = cron.and_then(|cron| clock::next_of(cron, self.0.now()));
         let input = Input::Enable { by: caller.id.clone(), next_at };
@@ -274,6 +300,7 @@ fn wire(caller: &Caller, known: &Known) -> WireTrigger {
         created_by: binding.by.to_string(),
         created_at: Some(at(*created_at)),
         changed_at: Some(at(*changed_at)),
+        reviewed: known.state.reviewed,
         ..WireTrigger::default()
     };
     let Ok(told) = known.definition() else { return shown };
@@ -298,6 +325,20 @@ fn wire(caller: &Caller, known: &Known) -> WireTrigger {
         cron: told.cron.clone().unwrap_or_default(),
         slack,
         ..shown
+    }
+}
+
+fn delivery(delivery: Delivery) -> WireDelivery {
+    let code = &delivery.failure;
+    let failure = Failure::new(code.category, &code.code, sentence(&code.code));
+    WireDelivery {
+        delivery_id: delivery.id,
+        trigger: delivery.trigger,
+        state: delivery.status.as_str().to_owned(),
+        error: Some(error::wire(failure)),
+        run_id: delivery.run.map(|run| run.to_string()).unwrap_or_default(),
+        died_at: Some(at(delivery.died_at)),
+        changed_at: Some(at(delivery.changed_at)),
     }
 }
 
@@ -355,6 +396,48 @@ impl TriggersService for TriggersApi {
         let input = Input::Remove { by: caller.id.clone() };
         let changed = self.change(&caller, about, &wire.name, input, Vec::new());
         Ok(Response::new(changed.await?))
+    }
+
+    async fn list_deliveries(
+        &self,
+        request: Request<ListDeliveriesRequest>,
+    ) -> Reply<ListDeliveriesResponse> {
+        let caller = crate::caller(&request)?;
+        let ListDeliveriesRequest { state, page_size, page_token } = request.get_ref();
+        let states = [DeliveryStatus::Dead, DeliveryStatus::Started, DeliveryStatus::Discarded];
+        let states = states.map(DeliveryStatus::as_str);
+        if !state.is_empty() && !states.contains(&state.as_str()) {
+            return Err(Refused::invalid("state: `dead`, `started` or `discarded`").into());
+        }
+        let status = Some(state.as_str()).filter(|state| !state.is_empty());
+        let page = paging::page(*page_size, page_token, status);
+        let (log, all) = (caller.log(), |_: &State| true);
+        let listed = paging::visible(&self.0.ledger, &log, Kind::Delivery, page, all);
+        let (states, next_page_token) = listed.map_err(Refused::from)?;
+        let of = |state| match state {
+            State::Delivery(known) => Some(delivery(known)),
+            _ => None,
+        };
+        let deliveries = states.into_iter().filter_map(of).collect();
+        Ok(Response::new(ListDeliveriesResponse { deliveries, next_page_token }))
+    }
+
+    async fn replay_delivery(
+        &self,
+        request: Request<ReplayDeliveryRequest>,
+    ) -> Reply<WireDelivery> {
+        let (caller, wire) = (crate::caller(&request)?, request.into_inner());
+        let replayed = dead::replay(&self.0, &caller, &wire.delivery_id).await?;
+        Ok(Response::new(delivery(replayed)))
+    }
+
+    async fn discard_delivery(
+        &self,
+        request: Request<DiscardDeliveryRequest>,
+    ) -> Reply<WireDelivery> {
+        let (caller, wire) = (crate::caller(&request)?, request.into_inner());
+        let discarded = dead::discard(&self.0, &caller, &wire.delivery_id).await?;
+        Ok(Response::new(delivery(discarded)))
     }
 
     async fn test_trigger(

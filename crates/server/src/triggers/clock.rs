@@ -93,7 +93,7 @@ async fn fire(shared: &Arc<Shared>, tenant: &TenantId, known: &Known) -> Result<
 }
 
 /// Whether the same may go at another time.
-fn passes(failure: &Failure) -> bool {
+pub(super) fn passes(failure: &Failure) -> bool {
     failure.retryable || matches!(failure.category, Category::Internal | Category::RateLimited)
 }
 
@@ -104,6 +104,7 @@ async fn start(
     due_at: Timestamp,
 ) -> Result<kernel::ids::RunId> {
     let definition = known.definition()?;
+    known.reviewed()?;
     let input = input(definition, due_at)?;
     let name = known.state.name.clone();
     let occasion = (

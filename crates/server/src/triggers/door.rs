@@ -14,14 +14,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use kernel::failure::{Category, Failure};
 use kernel::ids::TenantId;
 use kernel::json::RawJson;
-use kernel::run;
 use kernel::trigger::Source;
 use kernel::trigger::definition::{self, Definition};
 use kernel::values::Digest;
 use serde_json::{Value, json};
 
 use super::verify::{Unbelieved, verify};
-use super::{Known, launch};
+use super::{Known, dead};
 use crate::auth::{REQUEST_ID, refuse};
 use crate::cards;
 use crate::error::{Refused, Result};
@@ -64,7 +63,7 @@ async fn deliver(
 /// A delivery that is believed.
 struct Delivery<'a> {
     tenant: &'a TenantId,
-    known: &'a Known,
+    known: &'a Arc<Known>,
     definition: &'a Definition,
     headers: &'a HeaderMap,
     body: &'a [u8],
@@ -72,7 +71,7 @@ struct Delivery<'a> {
 
 /// An event: under which name it starts one run, what it is called, and what it says.
 pub(super) struct Event {
-    id: String,
+    pub(super) id: String,
     pub(super) name: String,
     pub(super) body: Value,
 }
@@ -192,7 +191,8 @@ impl Door {
             let (_, payload) =
                 payload.ok_or_else(|| invalid("payload_missing", "the form has no `payload`"))?;
             let payload = parse(payload.as_bytes())?;
-            let Delivery { tenant, definition, .. } = *delivery;
+            let Delivery { tenant, known, definition, .. } = *delivery;
+            known.reviewed()?;
             let said = cards::pressed(&self.shared, tenant, definition, &payload).await?;
             return Ok(match said {
                 None => StatusCode::OK.into_response(),
@@ -215,24 +215,17 @@ impl Door {
         self.event(delivery, slack_event(body)?).await
     }
 
-    /// Starts the run of an event, or says which run it has started before.
+    /// Starts the run of an event, or says which run it has started before. What starts none, and
+    /// would not at another time either, is kept.
     async fn event(&self, delivery: &Delivery<'_>, event: Event) -> Result<Response> {
         let Delivery { tenant, known, definition, .. } = *delivery;
         if !definition.takes(&event.name, &event.body) {
             return Ok(ignored());
         }
-        let input = definition.input_of(&event.body).map_err(unfit)?;
-        let trigger = known.state.name.clone();
-        let key = format!("event:{trigger}:{}", event.id);
-        let event = Digest::of(key.as_bytes());
-        let occasion = (key, run::Trigger::Event { trigger, event });
         let starting = {
-            let (shared, tenant, definition) =
-                (self.shared.clone(), tenant.clone(), definition.clone());
+            let (shared, tenant, known) = (self.shared.clone(), tenant.clone(), known.clone());
             // A task of its own: who delivers may hang up.
-            tokio::spawn(async move {
-                launch::start(&shared, &tenant, &definition, occasion, input).await
-            })
+            tokio::spawn(async move { dead::take(&shared, &tenant, &known, event).await })
         };
         let run = starting.await.map_err(Refused::internal)??;
         Ok(answer(&json!({"run_id": run.as_str()})))

@@ -7,6 +7,7 @@
 
 mod api;
 mod clock;
+mod dead;
 mod door;
 mod launch;
 mod verify;
@@ -14,6 +15,7 @@ mod verify;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use kernel::failure::Category;
 use kernel::ids::TenantId;
 use kernel::machine::{State, Stream};
 use kernel::receipt::LogId;
@@ -23,6 +25,7 @@ use ledger::Ledger;
 use parking_lot::RwLock;
 
 use crate::error::{Refused, Result};
+use crate::factory::PROD;
 use crate::follow::Follower;
 
 pub(crate) use api::TriggersApi;
@@ -39,6 +42,24 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Whether it may do anything: in prod, only by the word of two.
+    pub(crate) fn may_act(&self) -> bool {
+        self.state.reviewed || self.state.binding.environment.as_str() != PROD
+    }
+
+    /// Refuses to do anything where it may not.
+    fn reviewed(&self) -> Result<()> {
+        if self.may_act() {
+            return Ok(());
+        }
+        let message = format!(
+            "in prod, a trigger starts nothing before another than who set it up has enabled it: \
+             `tally trigger enable {}`",
+            self.state.name
+        );
+        Err(Refused::new(Category::Permission, "trigger_unreviewed", message))
+    }
+
     /// What it was told.
     pub(crate) fn definition(&self) -> Result<&Definition> {
         self.definition.as_ref().ok_or_else(|| Refused::internal("a trigger without definition"))
@@ -116,7 +137,7 @@ impl Triggers {
             let here = known.state.enabled && !known.state.removed;
             let asks = binding.source == Source::Slack && binding.workspace == *workspace;
             let slack = known.definition.as_ref()?.slack.clone()?;
-            (here && asks).then(|| (known.clone(), slack))
+            (here && asks && known.may_act()).then(|| (known.clone(), slack))
         })
     }
 }
