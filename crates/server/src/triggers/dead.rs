@@ -2,7 +2,8 @@
 //!
 //! What may go at another time is for its source to deliver again. What will not go as things are
 //! is kept, sealed, as `kernel::delivery` says, until somebody has it tried again, its source
-//! delivers it again, or its time is over. Whoever tries it: it is the same event, and starts one run.
+//! delivers it again, or its time is over. Whoever tries it: it is the same event, and starts one
+//! run.
 
 use std::sync::Arc;
 
