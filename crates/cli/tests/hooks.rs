@@ -19,14 +19,13 @@ use client::Client;
 use policy::Source;
 use proto::identity::CreatePrincipalRequest;
 use proto::identity::principal::Kind;
-use proto::releases::{ApproveReleaseRequest, CreateReleaseRequest, PromoteReleaseRequest};
 use proto::runs::{ListRunsRequest, Run};
 use proto::secrets::PutSecretRequest;
 use proto::triggers::{CreateTriggerRequest, Mapping, Slack, Trigger};
-use proto::workflows::PublishWorkflowRequest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::common::release::in_force;
 use crate::common::wire::{Ask, Wire};
 use crate::common::{Server, allow_all};
 
@@ -128,23 +127,8 @@ impl Place {
     async fn workflow(&self, name: &str, document: &Value) {
         let mut document = document.clone();
         document["metadata"]["name"] = json!(name);
-        let owner = self.owner();
-        let publish = PublishWorkflowRequest { yaml: document.to_string() };
-        owner.publish_workflow(&publish, None).await.unwrap();
-        let request = CreateReleaseRequest {
-            workflow: name.to_owned(),
-            version: "1.0.0".to_owned(),
-            ..CreateReleaseRequest::default()
-        };
-        let release_id = owner.create_release(&request, None).await.unwrap().release_id;
         let approver = self.server.principal(Kind::User, &["approver"]).await;
-        let approve = ApproveReleaseRequest {
-            release_id: release_id.clone(),
-            ..ApproveReleaseRequest::default()
-        };
-        approver.approve_release(&approve, None).await.unwrap();
-        let promote = PromoteReleaseRequest { release_id, canary_percent: None };
-        owner.promote_release(&promote, None).await.unwrap();
+        in_force((self.owner(), &approver, self.owner()), &document).await;
     }
 
     /// A trigger of `source` that starts `echo` with these fields.

@@ -10,6 +10,7 @@ use proto::routes::{Idempotency, ROUTES, Route};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use crate::common::release::in_force;
 use crate::common::wire::{Reply, Wire, fill, fresh, paths};
 use crate::common::{LOOK_EVERY, PATIENCE, Server, allow_all};
 
@@ -369,9 +370,17 @@ async fn mutations(
 }
 
 /// A workflow of one step.
-const WORKFLOW: &str = "{apiVersion: tally/v1, kind: Workflow, metadata: {name: w, version: 1.0.0},
-    spec: {riskTier: low, steps: [{id: one, action: core.json_transform,
-    input: {input: 1, filter: .}}]}}";
+fn workflow(name: &str) -> Value {
+    let input = json!({"input": 1, "filter": "."});
+    let step = json!({"id": "one", "action": "core.json_transform", "input": input});
+    json!({
+        "apiVersion": "tally/v1",
+        "kind": "Workflow",
+        "metadata": {"name": name, "version": "1.0.0"},
+        "spec": {"riskTier": "low", "steps": [step]},
+    })
+}
+
 /// The same of connectors.
 async fn connectors(wire: &Wire, owner: &str) -> Vec<(String, Value)> {
     let secret = json!({"name": "gh", "value": "token"});
@@ -422,9 +431,11 @@ async fn a_mutation_happens_once_for_its_key() {
     let server = Server::start(PROVIDER);
     let (wire, owner) = (Wire::new(&server.url), server.owner_key());
     let upstream = Misbehave::new(Revisions::Both, Vice::None).http().await;
+    let approver = server.principal(Kind::User, &["approver"]).await;
+    in_force((&server.owner, &approver, &server.owner), &workflow("w")).await;
     let mut mutations = mutations(&server, &wire, &owner, &upstream.url).await;
     mutations.extend(self::connectors(&wire, &owner).await);
-    mutations.push(("/v1/workflows".to_owned(), json!({"yaml": WORKFLOW})));
+    mutations.push(("/v1/workflows".to_owned(), json!({"yaml": workflow("another").to_string()})));
     mutations.push(("/v1/use_cases".to_owned(), json!({"name": "triage"})));
     // Sessions begin with a login, and releases with a tool that changed: both are elsewhere. To
     // ask an MCP server, and to let go of it, is the same however often it is done.

@@ -68,16 +68,10 @@ pub(crate) fn open(
     let instances = Arc::new(Instances::new(&control, &config.connectors));
     let factory = Arc::new(factory::Factory::new(&control, watch));
     let triggers = Arc::new(Triggers::new(&control));
-    let followers: Vec<Arc<dyn Follower>> = vec![
-        directory.clone(),
-        upstreams.clone(),
-        registry.clone(),
-        instances.clone(),
-        factory.clone(),
-        triggers.clone(),
-    ];
+    let followers =
+        follow(&control, &directory, &upstreams, &registry, &instances, &factory, &triggers)?;
     Ok(Shared {
-        followers: Arc::new(Followers::load(&control, followers)?),
+        followers,
         triggers,
         cards,
         secrets,
@@ -85,14 +79,7 @@ pub(crate) fn open(
         instances,
         factory,
         upstreams,
-        control: Control {
-            directory,
-            doubt,
-            vault: sealed,
-            ledger: control,
-            founding: tokio::sync::Mutex::default(),
-            rotating: tokio::sync::Mutex::default(),
-        },
+        control: Control::new(control, sealed, directory, doubt),
         vault: Vault::new(runtime.clone(), keys),
         spaces: crate::kv::Spaces::default(),
         ledger: runtime,
@@ -122,6 +109,27 @@ fn policy_limits(config: &Config) -> policy::Config {
         confirmation_ttl_s: config.policy.ttl_s.into(),
         decision_limit_ms: config.policy.decision_limit_ms,
     }
+}
+
+/// Who is told of each commit of the control plane, with what its logs say by now.
+fn follow(
+    control: &Ledger,
+    directory: &Arc<Directory>,
+    upstreams: &Arc<Upstreams>,
+    registry: &Arc<Registry>,
+    instances: &Arc<Instances>,
+    factory: &Arc<factory::Factory>,
+    triggers: &Arc<Triggers>,
+) -> Result<Arc<Followers>, ledger::Error> {
+    let followers: Vec<Arc<dyn Follower>> = vec![
+        directory.clone(),
+        upstreams.clone(),
+        registry.clone(),
+        instances.clone(),
+        factory.clone(),
+        triggers.clone(),
+    ];
+    Ok(Arc::new(Followers::load(control, followers)?))
 }
 
 /// Who is told of each commit, before anybody is answered.

@@ -39,6 +39,18 @@ pub(crate) struct Control {
     pub(crate) rotating: tokio::sync::Mutex<()>,
 }
 
+impl Control {
+    pub(crate) fn new(
+        ledger: Ledger,
+        vault: Arc<Vault>,
+        directory: Arc<Directory>,
+        doubt: Arc<Doubt>,
+    ) -> Self {
+        let (founding, rotating) = Default::default();
+        Self { ledger, vault, directory, doubt, founding, rotating }
+    }
+}
+
 /// Everything that handlers share.
 pub(crate) struct Shared {
     pub(crate) control: Control,

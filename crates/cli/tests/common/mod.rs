@@ -6,6 +6,7 @@ pub(crate) mod leaks;
 pub(crate) mod money;
 pub(crate) mod phone;
 pub(crate) mod postgres;
+pub(crate) mod release;
 pub(crate) mod simulator;
 pub(crate) mod target;
 pub(crate) mod wire;

@@ -24,7 +24,7 @@ function outcome({ dir, keys, published, log_key: logKey, since, hashes }) {
   // By the log's first key, from which the handovers lead to the others, and by all of them.
   const answers = [{ keys: keys.slice(0, 1) }, { published }].map((by) => verifier.bundle({ ...whole, ...by }));
   if (answers[0].valid !== answers[1].valid) throw new Error(`${dir}: ${JSON.stringify(answers)}`);
-  for (const index of [...bundle.keys()].flatMap((path) => path.match(/(?<=receipts\/)\d+(?=\.dsse)/) ?? [])) {
+  for (const index of [...bundle.keys()].flatMap((path) => path.match(/(?<=^receipts\/)\d+(?=\.dsse)/) ?? [])) {
     const envelope = bundle.get(`receipts/${index}.dsse.json`);
     const proof = bundle.get(`proofs/${index}.tlog-proof`);
     answers.push(verifier.receipt({ envelope, published, ...given }));

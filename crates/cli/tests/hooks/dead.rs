@@ -4,7 +4,6 @@
 use client::Client;
 use proto::identity::principal::Kind;
 use proto::identity::{DisablePrincipalRequest, EnablePrincipalRequest};
-use proto::releases::{ApproveReleaseRequest, CreateReleaseRequest, PromoteReleaseRequest};
 use proto::runs::RunState;
 use proto::triggers::{
     CreateTriggerRequest, Delivery, DiscardDeliveryRequest, EnableTriggerRequest,
@@ -15,6 +14,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::{Place, echo, incident, pull_request, run_id};
+use crate::common::release::in_force;
 use crate::common::{allow_all, assert_code, json as printed, refusal, text};
 use crate::runs::{reaches, value};
 
@@ -187,21 +187,7 @@ async fn in_prod(place: &Place, document: &Value) {
     };
     let (builder, approver, operator) =
         (as_a("builder").await, as_a("approver").await, as_a("operator").await);
-    let publish = PublishWorkflowRequest { yaml: document.to_string() };
-    builder.publish_workflow(&publish, None).await.unwrap();
-    let request = CreateReleaseRequest {
-        workflow: document["metadata"]["name"].as_str().unwrap().to_owned(),
-        version: "1.0.0".to_owned(),
-        ..CreateReleaseRequest::default()
-    };
-    let release_id = builder.create_release(&request, None).await.unwrap().release_id;
-    let approve = ApproveReleaseRequest {
-        release_id: release_id.clone(),
-        ..ApproveReleaseRequest::default()
-    };
-    approver.approve_release(&approve, None).await.unwrap();
-    let promote = PromoteReleaseRequest { release_id, canary_percent: None };
-    operator.promote_release(&promote, None).await.unwrap();
+    in_force((&builder, &approver, &operator), document).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
