@@ -4,6 +4,7 @@ mod bench;
 mod deny;
 mod foreign;
 mod generate;
+mod hang;
 mod kill;
 mod licences;
 mod repo;

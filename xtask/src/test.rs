@@ -1,13 +1,12 @@
 //! `cargo xtask test`: every check and every test, the cheap ones first.
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::{deny, foreign, generate, licences, repo, runtimes, tidy, tools, wasm};
+use crate::{deny, foreign, generate, hang, licences, repo, runtimes, tidy, tools, wasm};
 
 /// What the tests get in place of a verifier in WebAssembly that cannot be built here.
 const NOT_CHECKED: &str = "not-checked";
@@ -85,6 +84,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         });
         found.push((foreign::WASM_VAR, verifier(&mut report)));
     }
+    report.check("build of the tests", build_tests);
     report.stage("tests", || cargo_test(&found));
     println!("== all: {}", minutes(started.elapsed()));
     report.close()
@@ -120,6 +120,11 @@ fn verifier(report: &mut Report) -> PathBuf {
     built
 }
 
+/// Building says nothing on standard output, for longer than any test may.
+fn build_tests() -> Result<()> {
+    repo::run(repo::cargo().args(["test", "--workspace", "--no-run"]))
+}
+
 fn cargo_test(found: &[(&str, PathBuf)]) -> Result<Counts> {
     let mut cargo = repo::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
@@ -137,15 +142,11 @@ fn cargo_test(found: &[(&str, PathBuf)]) -> Result<Counts> {
 
 /// Runs `cargo test`, passing its output on, and adds up what it says of each test binary.
 fn count_tests(cargo: &mut Command) -> Result<(Counts, bool)> {
-    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
-    let stdout = child.stdout.take().context("no output of cargo")?;
     let mut counts = Counts::default();
-    for line in BufReader::new(stdout).split(b'\n') {
-        let line = line?;
-        let line = String::from_utf8_lossy(&line);
+    let mut child = hang::watched(cargo, |line| {
         println!("{line}");
-        counts.add(parse_result(&line));
-    }
+        counts.add(parse_result(line));
+    })?;
     Ok((counts, child.wait()?.success()))
 }
 

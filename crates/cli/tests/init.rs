@@ -1,11 +1,11 @@
 //! `tally init`, and a server on what it made.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
+use crate::common::process::first_line;
 use crate::common::{assert_code, command, json, tally};
 
 #[test]
@@ -27,8 +27,7 @@ fn init_makes_what_serve_needs() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let line = first_line(&mut server);
     let url = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
     let run = |party: &str, args: &[&str]| {
         let file = made[party].as_str().unwrap();

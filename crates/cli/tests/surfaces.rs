@@ -2,7 +2,6 @@
 //! no secret gets out by any of them.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -30,6 +29,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request, Status};
 
+use crate::common::process::first_line;
 use crate::common::wire::{Wire, fresh};
 use crate::common::{
     LOOK_EVERY, PATIENCE, Server, action, allow_all, assert_code, command, json as document,
@@ -230,8 +230,7 @@ async fn tls_by_flags() {
     let args = [&args[..], &["--tls-key", &key]].concat();
     let child = command(&args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let mut process = Process(child);
-    let mut line = String::new();
-    BufReader::new(process.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let line = first_line(&mut process.0);
     let url = line.trim_end().strip_prefix("listening on ").unwrap();
     assert!(url.starts_with("https://127.0.0.1:"), "{url}");
 

@@ -2,9 +2,11 @@
 //! in. It is gone with the process that holds it.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use super::process::first_line;
 
 /// Mounts what is full soon over `$1`, and holds it until standard input ends.
 const HOLD: &str = r#"mount -t tmpfs -o size="$2" none "$1" && echo ready && cat > /dev/null"#;
@@ -26,8 +28,7 @@ impl Disk {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("these tests need `unshare` of util-linux: {e}"));
-        let mut line = String::new();
-        BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let line = first_line(&mut holder);
         assert_eq!(line, "ready\n", "these tests need mount namespaces (as root, or for users)");
         Self { holder, folder: folder.to_owned() }
     }

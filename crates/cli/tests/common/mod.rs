@@ -6,19 +6,21 @@ pub(crate) mod leaks;
 pub(crate) mod money;
 pub(crate) mod phone;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod release;
 pub(crate) mod simulator;
 pub(crate) mod target;
 pub(crate) mod wire;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use self::disk::Disk;
+use self::process::{ended, first_line};
 use client::Client;
 use policy::Source;
 use proto::actions::action::State;
@@ -181,7 +183,7 @@ impl Server {
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         let pid = Pid::from_child(&self.process);
         kill_process(pid, Signal::TERM).unwrap();
-        self.process.wait().unwrap()
+        ended(&mut self.process)
     }
 
     /// Sends a signal to the process.
@@ -196,7 +198,7 @@ impl Server {
 
     /// Waits for the process to end by itself.
     pub(crate) fn ends(&mut self) -> ExitStatus {
-        self.process.wait().unwrap()
+        ended(&mut self.process)
     }
 
     /// What the process wrote to standard error. It must have ended before.
@@ -371,8 +373,7 @@ fn spawn(
         let mut text = Vec::new();
         stderr.read_to_end(&mut text).map(|_| text)
     });
-    let mut line = String::new();
-    BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let line = first_line(&mut process);
     let Some(url) = line.strip_prefix("listening on ") else {
         process.kill().unwrap();
         let log = log.join().unwrap().unwrap();

@@ -1,7 +1,6 @@
 //! The simulators of `tally dev` as processes.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
@@ -9,6 +8,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::command;
+use super::process::first_line;
 use super::wire::Wire;
 use super::{LOOK_EVERY, PATIENCE};
 
@@ -34,8 +34,7 @@ impl Simulator {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let line = first_line(&mut process);
         let url = line.trim_end().split("listening on ").nth(1);
         let url = url.unwrap_or_else(|| panic!("{name} does not start: {line:?}")).to_owned();
         assert!(line.contains("simulator (no "), "it says what it is: {line}");

@@ -1,7 +1,6 @@
 //! `tally dev model` as a process.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -9,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::command;
+use crate::common::process::first_line;
 
 /// The file in which it notes what it was asked.
 const RECORD: &str = "record.jsonl";
@@ -34,8 +34,7 @@ impl Simulator {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let line = first_line(&mut process);
         let url = line
             .trim_end()
             .split("listening on ")

@@ -1,12 +1,12 @@
 //! The provider's process, and a browser that logs in with it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::common::process::first_line;
 use crate::common::wire::{Reply, Wire};
 
 /// The provider. It is killed when this is dropped.
@@ -32,8 +32,7 @@ impl Idp {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let line = first_line(&mut process);
         let url = line.strip_prefix("listening on ").unwrap().trim_end().to_owned();
         Self { url, process }
     }

@@ -1,7 +1,7 @@
 //! `tally login`: a program on the person's own machine.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::idp::Browser;
 use super::{VIEWERS, World};
+use crate::common::process::{ended, line};
 use crate::common::wire::Wire;
 use crate::common::{assert_code, command, json as json_of};
 
@@ -29,9 +30,7 @@ impl World {
         let command = command.env("XDG_CONFIG_HOME", home).stdin(Stdio::null());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
-        let (mut line, mut url) = (String::new(), String::new());
-        out.read_line(&mut line).unwrap();
-        out.read_line(&mut url).unwrap();
+        let (_, url) = (line(&mut out).unwrap(), line(&mut out).unwrap());
         (child, out, url.trim().to_owned())
     }
 
@@ -51,7 +50,7 @@ impl World {
         let mut said = String::new();
         out.read_to_string(&mut said).unwrap();
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (child.wait().unwrap().code().unwrap(), said)
+        (ended(&mut child).code().unwrap(), said)
     }
 }
 

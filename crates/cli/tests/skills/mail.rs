@@ -1,6 +1,6 @@
 //! E-mail by a mail server in wide use, which wants STARTTLS and a login.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::BufReader;
 use std::net::TcpListener;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::effects::secret;
 use super::{failure, result};
+use crate::common::process::line;
 use crate::common::{Server, allow_all};
 
 const PASSWORD: &str = "password-Vb9Rt4-of-the-bot";
@@ -43,17 +44,13 @@ impl Smtp {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap());
-        let mut line = String::new();
-        lines.read_line(&mut line).unwrap();
-        assert_eq!(line, "listening\n");
+        assert_eq!(line(&mut lines).unwrap(), "listening\n");
         Self { port, ca, lines, process, _folder: folder }
     }
 
     /// The next mail that it took.
     fn took(&mut self) -> Value {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
+        serde_json::from_str(&line(&mut self.lines).unwrap()).unwrap()
     }
 }
 

@@ -1,6 +1,6 @@
 //! A witness process, logs that are signed by hand, and a reader of cosignatures that is not ours.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread;
@@ -17,6 +17,7 @@ use proto::identity::GetTenantKeysRequest;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::common::process::{ended, first_line};
 use crate::common::wire::Wire;
 use crate::common::{Server, WORKSPACE, assert_code, command, tally, text};
 
@@ -63,7 +64,7 @@ impl Watch {
     /// Ends it, and gives what it logged.
     pub(super) fn terminate(&mut self) -> String {
         kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
-        assert!(self.process.wait().unwrap().success());
+        assert!(ended(&mut self.process).success());
         let log = self.log.take().unwrap().join().unwrap().unwrap();
         String::from_utf8(log).unwrap()
     }
@@ -129,8 +130,7 @@ fn spawn(data: &Path, keys: &Path, address: &str) -> Spawned {
         let mut text = Vec::new();
         stderr.read_to_end(&mut text).map(|_| text)
     });
-    let mut line = String::new();
-    BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let line = first_line(&mut process);
     let Some(url) = line.strip_prefix("listening on ") else {
         process.kill().unwrap();
         let log = log.join().unwrap().unwrap();
