@@ -15,6 +15,8 @@ pub(crate) fn run(name: &str, args: &[&str]) -> Result<()> {
     if name == "sandbox" {
         cargo.envs(runtimes::variables()?);
     }
-    cargo.args(["run", "--release", "--quiet", "--package", "bench", "--", name]).args(args);
+    // As it is shipped.
+    cargo.args(["run", "--profile", "dist", "--quiet", "--package", "bench", "--", name]);
+    cargo.args(args);
     repo::run(&mut cargo)
 }

@@ -1,6 +1,7 @@
 //! The server that is measured: the real program, started on a folder of its own and set up
 //! through its API.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,21 +29,23 @@ const ACCOUNT: &str = "bench";
 /// Enough for every action of a run at its price.
 const FUNDS_MICRO_USD: i64 = 1_000_000_000_000;
 
-/// Builds the program as this one was built, which is to say with `--release`, and says where it
-/// is.
+/// Builds the program with the profile that this one was built with, and says where it is.
 pub(crate) fn build() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let own = std::env::current_exe()?;
+    let folder = own.parent().and_then(Path::file_name).and_then(OsStr::to_str);
+    let profile = match folder.context("this program is in no folder")? {
+        "debug" => "dev",
+        profile => profile,
+    };
     let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--package", "tally"]);
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
-    }
+    build.args(["build", "--quiet", "--package", "tally", "--profile", profile]);
     if !build.status()?.success() {
-        bail!("`cargo build --package tally` has failed");
+        bail!("`cargo build --package tally --profile {profile}` has failed");
     }
-    let program = std::env::current_exe()?.with_file_name("tally");
+    let program = own.with_file_name("tally");
     if !program.is_file() {
-        bail!("`{}` is not there: run this with --release", program.display());
+        bail!("`{}` is not there: run this by `cargo xtask bench`", program.display());
     }
     Ok(program)
 }

@@ -6,6 +6,8 @@
 
 mod golden;
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::Signer as _;
@@ -146,6 +148,17 @@ fn json_texts() {
         "json-accept",
         &json!({ "about": JSON_ABOUT, "accepted": accepted, "refused": refused }),
     );
+}
+
+#[test]
+fn a_number_that_names_a_member_keeps_its_digits() {
+    let named = BTreeMap::from([(u64::MAX, i64::MAX), (9_007_199_254_740_993, 2)]);
+    let form = String::from_utf8(json::canonical(&named).unwrap()).unwrap();
+    let expected = r#"{"18446744073709551615":9223372036854776000,"9007199254740993":2}"#;
+    assert_eq!(form, expected);
+    let below = BTreeMap::from([(i64::MIN, ()), (-9_007_199_254_740_993, ())]);
+    let form = String::from_utf8(json::canonical(&below).unwrap()).unwrap();
+    assert_eq!(form, r#"{"-9007199254740993":null,"-9223372036854775808":null}"#);
 }
 
 const TREE_ABOUT: &str = "The RFC 6962 SHA-256 tree whose leaf i is the text `entry i` (i in \

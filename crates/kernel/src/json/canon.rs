@@ -16,7 +16,7 @@ const WHOLE_MAX: u64 = 1 << 53;
 /// The canonical form of `value`.
 pub(super) fn form<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<Vec<u8>> {
     let form = RefCell::new(Vec::with_capacity(FORM_BYTES));
-    let mut canon = Canon { form: &form, members: Vec::new(), open: Vec::new() };
+    let mut canon = Canon { form: &form, members: Vec::new(), open: Vec::new(), name: false };
     value.serialize(&mut Serializer::with_formatter(Form(&form), &mut canon))?;
     Ok(form.into_inner())
 }
@@ -81,6 +81,8 @@ struct Canon<'a> {
     members: Vec<Member>,
     /// Where in `members` each open object begins.
     open: Vec<usize>,
+    /// Whether a name is written, in which a number is a text and keeps its digits.
+    name: bool,
 }
 
 impl Canon<'_> {
@@ -137,6 +139,7 @@ impl Formatter for &mut Canon<'_> {
     fn write_i64<W: io::Write + ?Sized>(&mut self, out: &mut W, value: i64) -> io::Result<()> {
         match value.unsigned_abs() {
             0..=WHOLE_MAX => CompactFormatter.write_i64(out, value),
+            _ if self.name => CompactFormatter.write_i64(out, value),
             _ => wide(out, Some(value.into())),
         }
     }
@@ -144,16 +147,23 @@ impl Formatter for &mut Canon<'_> {
     fn write_u64<W: io::Write + ?Sized>(&mut self, out: &mut W, value: u64) -> io::Result<()> {
         match value {
             0..=WHOLE_MAX => CompactFormatter.write_u64(out, value),
+            _ if self.name => CompactFormatter.write_u64(out, value),
             _ => wide(out, Some(value.into())),
         }
     }
 
     fn write_i128<W: io::Write + ?Sized>(&mut self, out: &mut W, value: i128) -> io::Result<()> {
-        wide(out, Number::from_i128(value))
+        match self.name {
+            true => CompactFormatter.write_i128(out, value),
+            false => wide(out, Number::from_i128(value)),
+        }
     }
 
     fn write_u128<W: io::Write + ?Sized>(&mut self, out: &mut W, value: u128) -> io::Result<()> {
-        wide(out, Number::from_u128(value))
+        match self.name {
+            true => CompactFormatter.write_u128(out, value),
+            false => wide(out, Number::from_u128(value)),
+        }
     }
 
     fn write_f32<W: io::Write + ?Sized>(&mut self, out: &mut W, value: f32) -> io::Result<()> {
@@ -176,10 +186,12 @@ impl Formatter for &mut Canon<'_> {
     ) -> io::Result<()> {
         CompactFormatter.begin_object_key(out, first)?;
         self.members.push(Member { start: self.here(), ..Member::default() });
+        self.name = true;
         Ok(())
     }
 
     fn end_object_key<W: io::Write + ?Sized>(&mut self, _: &mut W) -> io::Result<()> {
+        self.name = false;
         self.member()?.name_end = self.here();
         Ok(())
     }
