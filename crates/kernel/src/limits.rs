@@ -220,6 +220,11 @@ pub const CAP_BOOKED_MAX: usize = 1_000;
 pub const WORKFLOW_VERSIONS_MAX: usize = 256;
 /// Environments in which one workflow is released.
 pub const WORKFLOW_ENVIRONMENTS_MAX: usize = 16;
+/// From looking up which release is in force to the commit of the run that takes it.
+pub const RELEASE_TAKEN_MICROS: i64 = 5_000_000;
+/// By how much a release may have gone out of force before the commit of a run that took it:
+/// [`RELEASE_TAKEN_MICROS`], and the time until whoever looked it up learns of it.
+pub const RELEASE_LEFT_MICROS: i64 = 30_000_000;
 /// Runs that an error budget counts at most.
 pub const RELEASE_WINDOW_RUNS_MAX: u32 = 1_000;
 /// People who approve one release.

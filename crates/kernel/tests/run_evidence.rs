@@ -48,7 +48,7 @@ fn control() -> Vec<(u64, Vec<Transition>)> {
         "type": "policy.published", "revision": 4, "policy": "pol_1", "digest": digest('4'),
         "publisher": "u_1", "author": "u_2", "rollback": false,
     });
-    vec![(7, vec![change("policy_history/policy", 4, &published)])]
+    vec![(1, vec![change("policy_history/policy", 4, &published)])]
 }
 
 fn governing(receipts: &[(u64, Vec<Transition>)]) -> Option<run::Control<'_>> {
@@ -156,7 +156,7 @@ fn a_run_is_told_from_its_receipts() {
     assert_eq!(story["receipts"], json!([3, 5, 6, 9]));
     let governance = &story["governance"];
     assert_eq!(governance["policies"][0]["said"]["publisher"], "u_1");
-    assert_eq!(governance["receipts"], json!([7]));
+    assert_eq!(governance["receipts"], json!([1]));
     // What is said again is the same, and nothing else is accepted.
     let receipts = receipts();
     let told = told(&receipts);
@@ -262,4 +262,19 @@ fn what_the_control_log_does_not_say_is_seen() {
     other[0].1.clear();
     let without = run::tell(&run, LOG, &told(&receipts), governing(&other).as_ref()).unwrap_err();
     assert_eq!(without.code(), "bundle_run_governance");
+    // Nor does what was put into force after it had decided.
+    let mut late = control();
+    late[0].0 = 4;
+    let late = run::tell(&run, LOG, &told(&receipts), governing(&late).as_ref()).unwrap_err();
+    assert_eq!(late, without);
+}
+
+#[test]
+fn one_revision_is_one_policy() {
+    let mut receipts = receipts();
+    let mut other = serde_json::to_value(decided("act_2")).unwrap();
+    other["change"]["decision"]["policy"]["digest"] = json!(digest('6'));
+    receipts[2].1[1] = serde_json::from_str(&other.to_string()).unwrap();
+    let error = tell(&receipts).unwrap_err();
+    assert_eq!(error, Error::Governance("two policies decided under one revision"));
 }

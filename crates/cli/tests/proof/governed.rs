@@ -50,6 +50,30 @@ async fn a_released_run_brings_its_text_and_who_stands_behind_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_does_not_rest_on_is_not_there() {
+    let plant = Plant::new("").await;
+    for name in ["triage", "other"] {
+        plant.in_force(&document(name, "1.0.0", &[echo("one", &json!("a"))])).await;
+    }
+    let run = start(&plant.agent, "triage").await;
+    let other = start(&plant.agent, "other").await;
+    let whole = exported(&plant.server, &run.run_id, &[]);
+    let other = exported(&plant.server, &other.run_id, &[]);
+    let keys = FileKeys::open(&plant.server.data.join("keys")).unwrap();
+    let signer = keys.p256("main", Purpose::Receipt).unwrap();
+    // Receipts of the same control log, under the same checkpoint: they are of another release.
+    let more: Vec<String> =
+        other.files.keys().filter(|path| !whole.files.contains_key(*path)).cloned().collect();
+    let of_control = more.iter().filter(|path| path.starts_with("control/"));
+    assert_eq!(whole.files["control/log/checkpoint"], other.files["control/log/checkpoint"]);
+    let mut bundle = whole.clone();
+    let moved = of_control.map(|path| bundle.files.insert(path.clone(), other.files[path].clone()));
+    assert!(moved.count() > 0);
+    bundle.sign_selection(signer.as_ref());
+    assert_eq!(codes(&bundle), ["bundle_control_surplus"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn not_even_the_operator_can_embellish_what_a_run_rests_on() {
     let plant = Plant::new("").await;
     let text = document("triage", "1.0.0", &[echo("one", &json!("a"))]);
@@ -77,6 +101,9 @@ async fn not_even_the_operator_can_embellish_what_a_run_rests_on() {
     };
     assert_eq!(without("control/"), ["bundle_run_governance"]);
     assert_eq!(without("workflow/"), ["bundle_workflow"]);
+    assert_eq!(without("policy/"), ["bundle_policies"]);
+    // Where there is no run, there is nothing that it rests on.
+    assert_eq!(without(RUN), ["bundle_workflow", "bundle_control_surplus"]);
     // Another text, under its own digest.
     let mut bundle = whole.clone();
     let path = bundle.path("workflow/");

@@ -131,7 +131,7 @@ pub fn verify_files(
     check.chain(&receipts);
     let ranges = check.ranges(&receipts, log.as_ref());
     let signer = check.manifest(log.as_ref(), ranges.as_ref());
-    check.policies();
+    check.digests();
     if let Some(log) = &log {
         let control = check.control(&log.checkpoint.origin, signer);
         check.run(&receipts, &log.checkpoint.origin, control);
@@ -165,19 +165,32 @@ impl<'a> Check<'a> {
         verifier: &'a dyn SignatureVerifier,
     ) -> Self {
         let logs = pinned.map(|pinned| pinned.logs.clone()).unwrap_or_default();
-        let (keys, errors) = (Keys::default(), Vec::new());
-        let (of_run, tells) = (BTreeSet::new(), files.contains_key(super::RUN));
-        let mut check = Self { files, verifier, keys, logs, errors, trust: None, of_run, tells };
         let given = pinned.filter(|pinned| !pinned.keys.is_empty());
+        let mut keys = Keys::default();
         for spki in given.iter().flat_map(|pinned| &pinned.keys) {
-            check.keys.insert(spki, given.map_or(Trust::Unknown, |pinned| pinned.trust));
+            keys.insert(spki, given.map_or(Trust::Unknown, |pinned| pinned.trust));
         }
+        let brought = given.is_none().then_some(Trust::Unknown);
+        Self::with_keys(files, verifier, (keys, logs), brought)
+    }
+
+    /// A check by keys that are known. `brought`: what vouches for those among the files, where
+    /// they count.
+    fn with_keys(
+        files: &'a Files<'a>,
+        verifier: &'a dyn SignatureVerifier,
+        (keys, logs): (Keys, LogKeys),
+        brought: Option<Trust>,
+    ) -> Self {
+        let (of_run, tells) = (BTreeSet::new(), files.contains_key(super::RUN));
+        let errors = Vec::new();
+        let mut check = Self { files, verifier, keys, logs, errors, trust: None, of_run, tells };
         for (path, pem) in files.iter().filter(|(path, _)| is_key(path)) {
             let spki = str::from_utf8(pem).ok().and_then(pem::decode);
             match spki {
                 Some(spki) if super::key_path(&Digest::of(&spki)) == **path => {
-                    if given.is_none() {
-                        check.keys.insert(&spki, Trust::Unknown);
+                    if let Some(trust) = brought {
+                        check.keys.insert(&spki, trust);
                     }
                 }
                 _ => check.error(Error::KeyName((*path).to_owned())),

@@ -27,6 +27,12 @@ pub enum Error {
     /// What is of the control log is of another log.
     #[error("control/ is of the log {0}, which is not the control log of this one")]
     ControlLog(String),
+    /// More of the control log than tells of what the run rests on, or of a run at all.
+    #[error("control/ has what no run here rests on")]
+    ControlSurplus,
+    /// Policies lack or are too many.
+    #[error("policy/ does not have exactly the policies that decided in the run")]
+    Policies,
     /// A workflow's text that is not the one that ran, or none where there should be one.
     #[error("workflow/ does not have exactly the text that the run was bound to")]
     Workflow,
@@ -172,6 +178,8 @@ impl Error {
             Self::KeyName(_) => "bundle_key_name",
             Self::Control(error) => error.code(),
             Self::ControlLog(_) => "bundle_control_log",
+            Self::ControlSurplus => "bundle_control_surplus",
+            Self::Policies => "bundle_policies",
             Self::Workflow => "bundle_workflow",
             Self::Run(error) => error.code(),
             Self::ManifestContent => "bundle_manifest_content",

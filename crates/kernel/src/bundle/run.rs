@@ -3,6 +3,7 @@
 
 mod governance;
 mod parts;
+mod taken;
 mod tell;
 
 use serde::Deserialize;
@@ -101,17 +102,18 @@ pub fn named(bytes: &[u8]) -> Result<RunId, Error> {
 }
 
 /// Checks that `bytes` say what the receipts say, and nothing else. What comes back knows which
-/// streams the run is made of, and what else belongs to it.
+/// streams the run is made of, and what it rests on.
 pub fn check(
     bytes: &[u8],
     origin: &str,
     told: &[Told<'_>],
     control: Option<&Control<'_>>,
-) -> Result<Teller, Error> {
+) -> Result<(Teller, Needs), Error> {
     let teller = Teller::new(&named(bytes)?, told)?;
     let due = teller.story(origin, control)?;
     if due.bytes()? == bytes {
-        return Ok(teller);
+        let needs = teller.needs()?;
+        return Ok((teller, needs));
     }
     let said: serde_json::Value =
         serde_json::from_slice(bytes).map_err(|error| Error::Malformed(error.to_string()))?;

@@ -32,6 +32,9 @@ pub enum Refusal {
     /// A revision changed or time passed since the decision.
     #[error("the decision is no longer fresh: decide again")]
     DecisionStale,
+    /// Another release may be in force by now.
+    #[error("the release was looked up too long ago: start the run again")]
+    ReleaseStale,
     /// The approval that the decision demands is not used in this commit.
     #[error("the approval that the decision demands is missing")]
     ApprovalMissing,
@@ -177,6 +180,7 @@ impl Refusal {
             Self::LeaseHeld => ("lease_held", Category::Conflict),
             Self::NotDue => ("not_due", Category::Conflict),
             Self::DecisionStale => ("decision_stale", Category::Conflict),
+            Self::ReleaseStale => ("release_stale", Category::Conflict),
             Self::ApprovalMissing => ("approval_missing", Category::Conflict),
             Self::OtherApproval => ("other_approval", Category::Conflict),
             Self::WritesExceeded => ("writes_exceeded", Category::Budget),
@@ -218,6 +222,7 @@ impl Refusal {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let (code, category) = refusal.code();
-        Self::new(category, code, refusal.to_string())
+        let again = refusal == Refusal::ReleaseStale;
+        Self::new(category, code, refusal.to_string()).retryable(again)
     }
 }

@@ -10,6 +10,13 @@ use crate::values::{MicroUsd, Shared, Timestamp};
 pub enum Input {
     /// Ask for it.
     Request(Shared<Request>),
+    /// Ask for one of a release, which was looked up before: it is not looked up again.
+    Take {
+        /// What is asked for.
+        request: Shared<Request>,
+        /// When it was looked up.
+        at: Timestamp,
+    },
     /// Its turn has come.
     Admit {},
     /// An action of its steps was asked for, or moved. Made by [`super::follow`] alone.

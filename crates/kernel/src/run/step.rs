@@ -16,11 +16,18 @@ pub fn step(run: Option<&Run>, input: Input, now: Timestamp) -> Result<Vec<Chang
                 check(&request)?;
                 Ok(vec![Change::Requested(request)])
             }
+            Input::Take { request, at } => {
+                check(&request)?;
+                if now > at.plus_micros(limits::RELEASE_TAKEN_MICROS) {
+                    return Err(Refusal::ReleaseStale);
+                }
+                Ok(vec![Change::Requested(request)])
+            }
             _ => Err(Refusal::Absent),
         };
     };
     match input {
-        Input::Request(_) => Err(Refusal::Exists),
+        Input::Request(_) | Input::Take { .. } => Err(Refusal::Exists),
         Input::Admit {} => {
             run.expect(&[Status::Queued])?;
             Ok(vec![Change::Admitted {}])

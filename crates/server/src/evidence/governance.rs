@@ -21,15 +21,8 @@ pub(super) struct Governing {
 }
 
 impl Governing {
-    /// Reads back from the newest until all that is needed was found. What was said after `until`,
-    /// the last that the run's own receipts say, is of no account: so the same run has the same
-    /// evidence later.
-    pub(super) fn of(
-        shared: &Shared,
-        tenant: &TenantId,
-        needs: &Needs,
-        until: Timestamp,
-    ) -> Result<Option<Self>> {
+    /// Reads back from the newest until all that is needed was found.
+    pub(super) fn of(shared: &Shared, tenant: &TenantId, needs: &Needs) -> Result<Option<Self>> {
         if needs.is_empty() {
             return Ok(None);
         }
@@ -44,9 +37,9 @@ impl Governing {
             for row in store.receipts(&log, from, count)? {
                 let payload = Envelope::parse(&row.envelope).map_err(Refused::internal)?.payload;
                 let predicate = Statement::parse(&payload).map_err(Refused::internal)?.predicate;
-                let tells = predicate.transitions.iter().any(|transition| needs.has(transition));
-                if tells && predicate.time_us <= until {
-                    receipts.insert(row.index, (predicate.time_us, predicate.transitions));
+                let time = predicate.time_us;
+                if predicate.transitions.iter().any(|transition| needs.has(transition, time)) {
+                    receipts.insert(row.index, (time, predicate.transitions));
                 }
             }
             next = from;
@@ -72,8 +65,8 @@ impl Governing {
 
 fn changes(
     receipts: &BTreeMap<u64, (Timestamp, Vec<Transition>)>,
-) -> impl Iterator<Item = &Transition> {
-    receipts.values().flat_map(|(_, transitions)| transitions)
+) -> impl Iterator<Item = (Timestamp, &Transition)> {
+    receipts.values().flat_map(|(time, transitions)| transitions.iter().map(|t| (*time, t)))
 }
 
 /// The text that a run was bound to. Without it there is no evidence of what ran.

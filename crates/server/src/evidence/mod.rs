@@ -252,15 +252,18 @@ fn exported_run(shared: &Shared, log: LogId, wire: &ExportEvidenceRequest) -> Re
     };
     let teller = run::Teller::new(&run.id, &told).map_err(Refused::internal)?;
     let needs = teller.needs().map_err(Refused::internal)?;
-    let until = told.last().map_or(Timestamp(0), |last| last.time);
-    let governing = Governing::of(shared, tenant, &needs, until)?;
+    let governing = Governing::of(shared, tenant, &needs)?;
     let control = governing.as_ref().map(Governing::control);
     let story = teller.story(&origin, control.as_ref()).map_err(Refused::internal)?;
     let control = governing.as_ref().map(|governing| governing.files(shared)).transpose()?;
     let workflow = governance::text(shared, tenant, needs.document())?;
-    let policies = story.pins.policies.values().copied().collect();
+    let due: BTreeSet<Digest> = needs.policies().collect();
+    let policies = bundles(shared, log.tenant(), &due)?;
+    if policies.len() != due.len() {
+        return Err(Refused::internal("a policy that decided in the run is gone or was changed"));
+    }
     let request = ExportRequest {
-        policies: bundles(shared, log.tenant(), &policies)?,
+        policies,
         cost: cost_of(&story),
         selection: Selection::Receipts(members.indices()),
         log,

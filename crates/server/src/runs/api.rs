@@ -315,6 +315,7 @@ impl RunsApi {
             of: Some(run.id.clone()),
             trigger: Trigger::Replay,
             id: None,
+            looked_up: self.0.now(),
             pinned: in_force(&self.0, caller, run)?,
         };
         let run = match start(&self.0, caller, wanted, body).await? {
@@ -356,7 +357,7 @@ fn wanted(shared: &Shared, caller: &Caller, wire: StartRunRequest) -> Result<Wan
     if !named && !wire.workflow_version.is_empty() {
         return Err(Refused::invalid("workflow_version: name the workflow too"));
     }
-    let (mut id, mut pinned) = (None, None);
+    let (mut id, mut pinned, looked_up) = (None, None, shared.now());
     let plan = match (wire.plan.is_empty(), wire.workflow.is_empty()) {
         (true, true) if named => {
             let taken = take(shared, caller, &wire.workflow_name, &wire.workflow_version)?;
@@ -391,6 +392,7 @@ fn wanted(shared: &Shared, caller: &Caller, wire: StartRunRequest) -> Result<Wan
         trigger: Trigger::Manual,
         id,
         pinned,
+        looked_up,
     })
 }
 

@@ -44,6 +44,7 @@ pub(crate) async fn launch(shared: &Arc<Shared>, caller: &Caller, launch: Launch
     if let Some(run) = before(shared, &caller, body)? {
         return Ok(run);
     }
+    let looked_up = shared.now();
     let taken = take(shared, &caller, &workflow, "")?;
     let account = caller.account.clone();
     let wanted = Wanted {
@@ -57,6 +58,7 @@ pub(crate) async fn launch(shared: &Arc<Shared>, caller: &Caller, launch: Launch
         trigger,
         id: Some(taken.id),
         pinned: Some(taken.pinned),
+        looked_up,
     };
     match start(shared, &caller, wanted, body).await? {
         Started::New(run, ..) => Ok(run.id.clone()),

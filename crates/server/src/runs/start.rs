@@ -39,6 +39,8 @@ pub(super) struct Wanted {
     pub(super) id: Option<RunId>,
     /// The kept workflow that it is of.
     pub(super) pinned: Option<Pinned>,
+    /// When it was looked up what is in force.
+    pub(super) looked_up: Timestamp,
 }
 
 /// What a start came to.
@@ -162,7 +164,11 @@ async fn begin(
     {
         batch.commands.extend(plan::allot(from, to, money, &kernel::units::Units::NONE));
     }
-    batch.commands.push(command(&run, Input::Request(request.clone())));
+    let ask = match &request.release {
+        Some(_) => Input::Take { request: request.clone(), at: wanted.looked_up },
+        None => Input::Request(request.clone()),
+    };
+    batch.commands.push(command(&run, ask));
     let text = serde_json::to_vec(&document).map_err(Refused::internal)?;
     let (tenant, class) = (caller.tenant.as_str(), Class::Request);
     let sealed = shared.vault.seal(tenant, id.as_str(), DOCUMENT, class, &text, now).await?;

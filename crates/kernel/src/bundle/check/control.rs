@@ -4,11 +4,11 @@
 //! They count as far as whoever signed the manifest does, who names them by their digests; a key
 //! that is pinned counts by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{CONTROL, VKEY, key_path, policy_path, workflow_path};
-use super::{Check, Error, Files, Pinned, Receipt, is_key};
-use crate::pem;
+use super::super::run::Needs;
+use super::super::{CONTROL, VKEY, policy_path, workflow_path};
+use super::{Check, Error, Files, Pinned, Receipt};
 use crate::receipt::control_origin;
 use crate::values::Digest;
 use crate::verify::Trust;
@@ -32,17 +32,9 @@ impl Check<'_> {
         let brought = files.get(VKEY).and_then(|text| str::from_utf8(text).ok());
         let vkey = brought.and_then(|text| text.trim_end().parse().ok());
         let pinned = Pinned { keys: Vec::new(), vkey, trust, logs: self.logs.clone() };
-        let mut check = Check::new(&files, None, self.verifier);
-        check.errors.clear();
-        (check.keys, check.logs, check.tells) = (self.keys.clone(), self.logs.clone(), true);
-        for (path, bytes) in files.iter().filter(|(path, _)| is_key(path)) {
-            match str::from_utf8(bytes).ok().and_then(pem::decode) {
-                Some(spki) if key_path(&Digest::of(&spki)) == **path => {
-                    check.keys.insert(&spki, trust);
-                }
-                _ => check.error(Error::KeyName((*path).to_owned())),
-            }
-        }
+        let known = (self.keys.clone(), self.logs.clone());
+        let mut check = Check::with_keys(&files, self.verifier, known, Some(trust));
+        check.tells = true;
         let log = check.log(Some(&pinned));
         let receipts = check.receipts(log.as_ref());
         check.chain(&receipts);
@@ -61,30 +53,53 @@ impl Check<'_> {
         Some(Control { origin: found, receipts })
     }
 
-    pub(super) fn policies(&mut self) {
-        let policies = self.files.iter().filter(|(path, _)| path.starts_with("policy/"));
-        let changed: Vec<&str> = policies
-            .filter(|(path, bytes)| policy_path(&Digest::of(bytes)) != **path)
-            .map(|(path, _)| *path)
-            .collect();
-        for path in changed {
-            self.error(Error::Policy(path.to_owned()));
+    /// What is named by its digest has it: policies and the text of a workflow.
+    pub(super) fn digests(&mut self) {
+        for (path, bytes) in self.files {
+            let digest = Digest::of(bytes);
+            if path.starts_with("policy/") && policy_path(&digest) != *path {
+                self.error(Error::Policy((*path).to_owned()));
+            }
+            if path.starts_with("workflow/") && workflow_path(&digest) != *path {
+                self.error(Error::Workflow);
+            }
         }
     }
 
-    /// The text of the workflow is there, and is the one whose digest the run was bound to.
-    pub(super) fn workflow(&mut self, due: Option<Digest>) {
-        let texts = self.files.iter().filter(|(path, _)| path.starts_with("workflow/"));
-        let found: Vec<(&str, Digest)> =
-            texts.map(|(path, bytes)| (*path, Digest::of(bytes))).collect();
-        let due: Vec<(String, Digest)> =
-            due.iter().map(|digest| (workflow_path(digest), *digest)).collect();
-        if !found
-            .iter()
-            .map(|(path, digest)| (*path, digest))
-            .eq(due.iter().map(|(path, digest)| (path.as_str(), digest)))
-        {
+    /// Where a bundle is about a run, it has what the run needs and nothing else: the text of the
+    /// workflow that it was bound to, the policies that decided, and receipts of the control log
+    /// that tell of either.
+    pub(super) fn needed(&mut self, needs: &Needs, control: Option<&Control>) {
+        if !self.has_exactly("workflow/", needs.document().iter().map(workflow_path)) {
             self.error(Error::Workflow);
         }
+        if !self.has_exactly("policy/", needs.policies().map(|digest| policy_path(&digest))) {
+            self.error(Error::Policies);
+        }
+        let receipts = control.iter().flat_map(|control| &control.receipts);
+        let mut surplus = receipts.filter(|(_, receipt)| {
+            let told = receipt.transitions.iter().any(|change| needs.has(change, receipt.time));
+            !told && receipt.handover.is_none()
+        });
+        if surplus.next().is_some() || (control.is_some() && needs.is_empty()) {
+            self.error(Error::ControlSurplus);
+        }
+    }
+
+    /// Where it is about no run, nothing of a workflow or of the control log.
+    pub(super) fn needless(&mut self) {
+        if !self.has_exactly("workflow/", std::iter::empty()) {
+            self.error(Error::Workflow);
+        }
+        if self.files.keys().any(|path| path.starts_with(CONTROL)) {
+            self.error(Error::ControlSurplus);
+        }
+    }
+
+    /// Whether these are the files of a folder.
+    fn has_exactly(&self, folder: &str, due: impl Iterator<Item = String>) -> bool {
+        let due: BTreeSet<String> = due.collect();
+        let found = self.files.keys().copied().filter(|path| path.starts_with(folder));
+        found.eq(due.iter().map(String::as_str))
     }
 }

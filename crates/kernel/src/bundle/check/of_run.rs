@@ -16,14 +16,13 @@ impl Check<'_> {
         origin: &str,
         control: Option<Control>,
     ) {
-        let Some(bytes) = self.files.get(RUN) else { return self.workflow(None) };
+        let Some(bytes) = self.files.get(RUN) else { return self.needless() };
         let governing = control
             .as_ref()
             .map(|control| run::Control { origin: &control.origin, told: told(&control.receipts) });
         match run::check(bytes, origin, &told(receipts), governing.as_ref()) {
-            Ok(teller) => {
-                let due = teller.needs().ok().and_then(|needs| needs.document());
-                self.workflow(due);
+            Ok((teller, needs)) => {
+                self.needed(&needs, control.as_ref());
                 let streams = receipts.values().flat_map(|receipt| &receipt.transitions);
                 let streams = streams.map(|transition| &transition.stream);
                 let of_run: Vec<Stream> = streams.filter(|s| teller.is_about(s)).cloned().collect();

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::taken::Taking;
 use super::{Error, Told};
 use crate::control;
-use crate::ids::EnvironmentId;
+use crate::decision::PolicyRef as Policy;
 use crate::machine::{Change, Kind, Stream};
 use crate::receipt::Transition;
 use crate::release;
@@ -56,19 +57,31 @@ pub struct Said<T> {
 #[derive(Clone, Debug)]
 pub struct Needs {
     pinned: Option<Pinned>,
-    environment: EnvironmentId,
-    requested_at: Timestamp,
-    policies: BTreeMap<u64, Digest>,
+    taking: Taking,
+    /// Of each revision that decided, the digest and when it did so first.
+    policies: BTreeMap<u64, (Digest, Timestamp)>,
+    /// The time of the run's last receipt: what was said later is of no account, so that the same
+    /// run has the same evidence later.
+    until: Timestamp,
 }
 
 impl Needs {
-    pub(super) fn new(run: &Run, policies: BTreeMap<u64, Digest>) -> Self {
-        Self {
-            pinned: run.request.release.clone(),
-            environment: run.request.environment.clone(),
-            requested_at: run.requested_at,
-            policies,
+    /// `decided`: which policies did, and when.
+    pub(super) fn new(
+        run: &Run,
+        decided: impl Iterator<Item = (Policy, Timestamp)>,
+        until: Timestamp,
+    ) -> Result<Self, Error> {
+        let mut policies: BTreeMap<u64, (Digest, Timestamp)> = BTreeMap::new();
+        for (Policy { revision, digest }, at) in decided {
+            let (known, first) = policies.entry(revision).or_insert((digest, at));
+            if *known != digest {
+                return Err(Error::Governance("two policies decided under one revision"));
+            }
+            *first = at.min(*first);
         }
+        let pinned = run.request.release.clone();
+        Ok(Self { pinned, taking: Taking::new(run), policies, until })
     }
 
     /// Whether nothing is to be said: nobody published what ran, and no policy decided.
@@ -81,22 +94,31 @@ impl Needs {
         self.pinned.as_ref().map(|pinned| pinned.digest)
     }
 
-    /// Whether a change is part of it.
-    pub fn has(&self, transition: &Transition) -> bool {
-        self.publishes(transition).is_some()
-            || self.puts_into_force(transition).is_some()
-            || self.release().is_some_and(|release| release == transition.stream)
+    /// The digests of the policies that decided.
+    pub fn policies(&self) -> impl Iterator<Item = Digest> {
+        self.policies.values().map(|(digest, _)| *digest)
     }
 
-    /// Whether everything is among `transitions`.
-    pub fn are_met_by<'a>(&self, transitions: impl Iterator<Item = &'a Transition>) -> bool {
+    /// Whether a change that was made at `at` is part of it.
+    pub fn has(&self, transition: &Transition, at: Timestamp) -> bool {
+        let moves = |release: Stream| release == transition.stream && at <= self.until;
+        self.publishes(transition, at).is_some()
+            || self.puts_into_force(transition, at).is_some()
+            || self.release().is_some_and(moves)
+    }
+
+    /// Whether everything is among these changes, each with its time.
+    pub fn are_met_by<'a>(
+        &self,
+        transitions: impl Iterator<Item = (Timestamp, &'a Transition)>,
+    ) -> bool {
         let (release, mut policies) = (self.release(), self.policies.clone());
         let mut missing = (self.pinned.is_some(), release.is_some());
-        for transition in transitions {
-            missing.0 &= self.publishes(transition).is_none();
+        for (at, transition) in transitions {
+            missing.0 &= self.publishes(transition, at).is_none();
             let made = release.as_ref() == Some(&transition.stream) && transition.version == 1;
             missing.1 &= !made;
-            self.puts_into_force(transition).map(|revision| policies.remove(&revision));
+            self.puts_into_force(transition, at).map(|revision| policies.remove(&revision));
         }
         missing == (false, false) && policies.is_empty()
     }
@@ -106,23 +128,27 @@ impl Needs {
         Some(Stream::new(Kind::Release, release.as_str()))
     }
 
-    fn publishes(&self, transition: &Transition) -> Option<workflow::Publication> {
+    /// Published before the run began.
+    fn publishes(&self, transition: &Transition, at: Timestamp) -> Option<workflow::Publication> {
         let pinned = self.pinned.as_ref()?;
         let Change::Workflow(workflow::Change::Published(publication)) = &transition.change else {
             return None;
         };
         let same = *transition.stream.id == *pinned.workflow.as_str()
-            && (&publication.version, publication.document) == (&pinned.version, pinned.digest);
+            && (&publication.version, publication.document) == (&pinned.version, pinned.digest)
+            && at <= self.taking.at();
         same.then(|| publication.clone())
     }
 
-    fn puts_into_force(&self, transition: &Transition) -> Option<u64> {
+    /// Put into force before it decided.
+    fn puts_into_force(&self, transition: &Transition, at: Timestamp) -> Option<u64> {
         let Change::Control(control::Change::PolicyPublished { revision, digest, .. }) =
             &transition.change
         else {
             return None;
         };
-        (self.policies.get(revision) == Some(digest)).then_some(*revision)
+        let (decided, first) = self.policies.get(revision)?;
+        (decided == digest && at <= *first).then_some(*revision)
     }
 
     /// What the control log says; an error where it does not say enough, or something else.
@@ -140,73 +166,48 @@ impl Needs {
             policies: Vec::new(),
             receipts: Vec::new(),
         };
-        let release = self.release();
         for Told { index, time, transitions } in told {
-            for transition in transitions.iter().filter(|transition| self.has(transition)) {
-                let (receipt, at_us) = (*index, *time);
-                if found.receipts.last() != Some(index) {
-                    found.receipts.push(*index);
-                }
-                match &transition.change {
-                    Change::Workflow(workflow::Change::Published(said)) => {
-                        found.workflow = Some(Said { receipt, at_us, said: said.clone() });
-                    }
-                    Change::Control(said) => {
-                        found.policies.push(Said { receipt, at_us, said: said.clone() });
-                    }
-                    Change::Release(said) => {
-                        let due = u64::try_from(found.release.len()).unwrap_or(u64::MAX) + 1;
-                        if transition.version != due {
-                            let stream = transition.stream.clone();
-                            return Err(Error::Gap { stream, version: due });
-                        }
-                        found.release.push(Said { receipt, at_us, said: said.clone() });
-                    }
-                    _ => {}
-                }
+            for transition in transitions.iter().filter(|change| self.has(change, *time)) {
+                found.add(*index, *time, transition)?;
             }
         }
-        let every = told.iter().flat_map(|told| told.transitions);
+        let every = told.iter().flat_map(|told| told.transitions.iter().map(|t| (told.time, t)));
         if !self.are_met_by(every) {
-            let stream = release.filter(|_| found.release.is_empty());
+            let stream = self.release().filter(|_| found.release.is_empty());
             return Err(stream.map_or(Error::Governance(UNSAID), Error::Absent));
         }
-        self.check(&found.release)?;
+        if let Some(pinned) = &self.pinned {
+            self.taking.check(pinned, &found)?;
+        }
         Ok(Some(found))
     }
+}
 
-    /// Whether the release is of what ran, was approved by as many as it takes, and was taken by
-    /// runs when this one began.
-    fn check(&self, moves: &[Said<release::Change>]) -> Result<(), Error> {
-        let Some(pinned) = self.pinned.as_ref().filter(|pinned| pinned.release.is_some()) else {
-            return Ok(());
-        };
-        let Some(release::Change::Created(request)) = moves.first().map(|first| &first.said) else {
-            return Err(Error::Governance(UNSAID));
-        };
-        let same = (&request.workflow, &request.version, request.document)
-            == (&pinned.workflow, &pinned.version, pinned.digest)
-            && (request.policy_revision, &request.model_pin)
-                == (pinned.policy_revision, &pinned.model_pin)
-            && request.environment == self.environment;
-        if !same {
-            return Err(Error::Governance("the release is of something else than what ran"));
+impl Governance {
+    fn add(&mut self, receipt: u64, at_us: Timestamp, said: &Transition) -> Result<(), Error> {
+        if self.receipts.last() != Some(&receipt) {
+            self.receipts.push(receipt);
         }
-        let promoted = |one: &&Said<release::Change>| {
-            matches!(one.said, release::Change::Promoted { .. }) && one.at_us <= self.requested_at
-        };
-        let Some(promoted) = moves.iter().find(promoted) else {
-            return Err(Error::Governance("no run took the release when this one began"));
-        };
-        let approved = moves.iter().take_while(|one| one.receipt < promoted.receipt);
-        let approved =
-            approved.filter(|one| matches!(one.said, release::Change::Approved { .. })).count();
-        if approved < usize::from(request.approvers) {
-            return Err(Error::Governance("too few people approved the release"));
+        match &said.change {
+            Change::Workflow(workflow::Change::Published(said)) => {
+                self.workflow = Some(Said { receipt, at_us, said: said.clone() });
+            }
+            Change::Control(said) => {
+                self.policies.push(Said { receipt, at_us, said: said.clone() });
+            }
+            Change::Release(change) => {
+                let due = u64::try_from(self.release.len()).unwrap_or(u64::MAX).saturating_add(1);
+                if said.version != due {
+                    return Err(Error::Gap { stream: said.stream.clone(), version: due });
+                }
+                self.release.push(Said { receipt, at_us, said: change.clone() });
+            }
+            _ => {}
         }
         Ok(())
     }
 }
 
 /// Why there is no telling.
-const UNSAID: &str = "who published the workflow or put a policy into force is not among them";
+pub(super) const UNSAID: &str =
+    "who published the workflow or put a policy into force is not among them";

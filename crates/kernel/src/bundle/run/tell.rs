@@ -62,6 +62,8 @@ pub struct Teller {
     approvals: BTreeMap<ApprovalId, Said>,
     keys: BTreeSet<KeyPart>,
     receipts: BTreeSet<u64>,
+    /// The time of the last of them.
+    until: Timestamp,
 }
 
 impl std::fmt::Debug for Teller {
@@ -88,6 +90,7 @@ impl Teller {
             approvals: BTreeMap::new(),
             keys: BTreeSet::new(),
             receipts: BTreeSet::new(),
+            until: Timestamp(0),
         };
         for Told { index, time, transitions } in told {
             for transition in *transitions {
@@ -130,6 +133,7 @@ impl Teller {
         let applied = Applied { id: &stream.id, index: at.0, time: at.1 };
         machine::apply(&mut folded.state, change, &applied);
         self.receipts.insert(at.0);
+        self.until = self.until.max(at.1);
         match change {
             Change::Action(change) => self.note_action(stream, change, at),
             Change::Approval(change) => self.note_approval(stream, change, at),
@@ -252,10 +256,9 @@ impl Teller {
     /// What the control log has to say about it.
     pub fn needs(&self) -> Result<Needs, Error> {
         let decided = self.actions.values().flat_map(|noted| &noted.decisions);
-        let policies = decided.map(|decision| &decision.policy);
-        let policies = policies.filter(|policy| policy.revision > 0);
-        let policies = policies.map(|policy| (policy.revision, policy.digest)).collect();
-        Ok(Needs::new(self.run()?, policies))
+        let decided = decided.filter(|decision| decision.policy.revision > 0);
+        let decided = decided.map(|decision| (decision.policy.clone(), decision.at_us));
+        Needs::new(self.run()?, decided, self.until)
     }
 
     /// All of it. `control`: what the control log says, as far as the run rests on it.
