@@ -111,6 +111,21 @@ fn a_changed_attestation_does_not_verify() {
 }
 
 #[test]
+fn an_attestation_is_good_for_its_time() {
+    let files = Files::new();
+    files.document("expired.json", &files.vectors["expired"]);
+    let found = files.verify("expired.json", &[]);
+    assert_code(&found, 6);
+    let error = json(&found)["error"].clone();
+    assert_eq!(error["code"], "attestation_expired");
+    assert_eq!(error["field"], "attestation.not_after");
+    // By whichever clock it is read: the vectors are of one day.
+    let young = files.verify("good.json", &["--max-age", "4294967295"]);
+    assert_code(&young, 0);
+    assert_code(&files.verify("good.json", &["--max-age", "-1"]), 2);
+}
+
+#[test]
 fn what_cannot_be_read_is_wrong_usage() {
     let files = Files::new();
     let missing = files.path("missing");

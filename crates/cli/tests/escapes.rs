@@ -15,12 +15,12 @@
 //! process of it is left, and neither in the watched folder nor in the data folder did a file
 //! appear, change or go (but for the stores, which have the receipts).
 //!
-//! What stays with the crates, since the program takes its names from the system's resolver and
-//! nothing here can tell that what to say: names whose answer changes between two look-ups, and
-//! names that lead to 169.254.0.0/16, to private addresses, to IPv6-mapped and NAT64 ones
-//! (`connectors/src/tests/egress.rs`). Here the one such name is `localhost`. Other tampering with
-//! the cache of compiled code, and what the compiler's process has given up, are in
-//! `sandbox/tests/escape/cache.rs`; executions that are canceled are in its `limits.rs`.
+//! Names are looked up by the system's resolver, as the program always does: it is started where
+//! that asks a name server of the test ([`rebinding`]).
+//!
+//! What stays with the crates: other tampering with the cache of compiled code, and what the
+//! compiler's process has given up, are in `sandbox/tests/escape/cache.rs`; executions that are
+//! canceled are in its `limits.rs`.
 
 mod asked;
 mod case;
@@ -33,6 +33,7 @@ mod host;
 pub(crate) mod light;
 mod limits;
 mod network;
+mod rebinding;
 mod tenants;
 mod vitals;
 mod world;
@@ -42,10 +43,11 @@ use std::time::Duration;
 
 use self::host::Host;
 use self::network::Targets;
+use self::rebinding::Pair;
 use crate::common::target::Target;
 
 /// Cases of the first table: none is lost unseen.
-const CASES: usize = 130;
+const CASES: usize = 134;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn code_does_not_escape() {
@@ -62,6 +64,14 @@ async fn code_does_not_escape() {
     assert_eq!(targets.hidden.seen(), [], "what was not granted was spoken to");
     let paths: Vec<_> = targets.granted.seen().into_iter().map(|seen| seen.path).collect();
     assert!(paths.iter().all(|path| path.starts_with("/to/")), "{paths:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_do_not_lead_out() {
+    let pair = Pair::start().await;
+    let host = Arc::new(rebinding::host(&pair).await);
+    host.run(rebinding::cases(&pair)).await;
+    rebinding::looked_up_once(&host, &pair);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,4 +98,5 @@ async fn nothing_forged_is_believed() {
     forged::attestations(&host).await;
     forged::source_of_a_tool(&host).await;
     forged::compiled_code(&host).await;
+    host.log_verifies();
 }

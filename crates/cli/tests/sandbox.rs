@@ -3,6 +3,7 @@
 
 pub(crate) mod agents;
 mod crash;
+mod offline;
 pub(crate) mod place;
 mod reach;
 mod refused;

@@ -2,12 +2,15 @@
 
 use std::fs;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use proto::routes::ROUTES;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::common::wire::{Reply, Wire, fill, fresh};
 use crate::common::{Server, rego};
+use crate::sandbox::agents::echo;
 
 /// Reads run; writes wait for two approvers.
 const POLICY: &str = r#"
@@ -422,6 +425,7 @@ async fn idempotency_keys_are_each_callers_own() {
     let c = first_side(&server, "main").await;
     a.publish().await;
     b.publish().await;
+    let code = STANDARD.encode(echo());
     let bodies = [
         ("/v1/accounts", "account_id", json!({"name": "till"})),
         (
@@ -430,6 +434,7 @@ async fn idempotency_keys_are_each_callers_own() {
             json!({"kind": "user", "name": "p", "roles": ["viewer"]}),
         ),
         ("/v1/actions", "action_id", json!({"tool": "core.fs_read", "params": {"path": file}})),
+        ("/v1/sandboxes/executions", "execution_id", json!({"component": code, "input": 1})),
     ];
     for (path, id, body) in bodies {
         let mut made = Vec::new();

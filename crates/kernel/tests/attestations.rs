@@ -41,6 +41,11 @@ fn good() -> Document {
     document(&attestation(), disclosure())
 }
 
+/// The document of an attestation that discloses all.
+fn shown(attestation: &Attestation) -> Document {
+    document(attestation, disclosure())
+}
+
 fn checked(document: &impl serde::Serialize, check: &Check<'_>) -> Result<Verified, Refused> {
     verify(&serde_json::to_vec(document).unwrap(), check, &Pure)
 }
@@ -463,7 +468,9 @@ fn what_is_no_document_is_refused() {
 const ABOUT: &str = "Attestation documents. `accepted` is believed at `now_us` by whoever trusts \
     the keys in it (the receipt key's scalar is 32 times 0x01, the log key's seed 32 times 0x07), \
     and `agent`, `input` and `output` ran. Each of refused is that document with the value \
-    at `field` (an RFC 6901 pointer) replaced by `value`, and has to be refused with `code`.";
+    at `field` (an RFC 6901 pointer) replaced by `value`, and has to be refused with `code`. \
+    `expired` is as good as `accepted` but for its time, which was over long ago: it has to be \
+    refused with `attestation_expired`.";
 
 #[test]
 fn golden_documents() {
@@ -493,6 +500,10 @@ fn golden_documents() {
         let refused = checked(&changed, &check).unwrap_err();
         cases.push(json!({ "field": field, "value": value, "code": refused.code }));
     }
+    let over = attest(Level::Full, &disclosure(), Some(Timestamp(1)));
+    let expired = serde_json::to_value(shown(&over)).unwrap();
+    let expect = ("attestation_expired", "attestation.not_after".to_owned());
+    assert_eq!(refused(&expired, &check), expect);
     golden(
         "attestation",
         &json!({
@@ -503,6 +514,7 @@ fn golden_documents() {
             "output": OUTPUT,
             "accepted": document,
             "refused": cases,
+            "expired": expired,
         }),
     );
 }

@@ -228,7 +228,10 @@ fn named(denied: &Denied) -> String {
         .list
         .iter()
         .take(5)
-        .map(|denial| format!("{} `{}`", denial.capability.as_str(), denial.wanted))
+        .map(|Denial { capability, wanted }| match denied.why.get(wanted) {
+            Some(why) => format!("{} `{wanted}` ({why})", capability.as_str()),
+            None => format!("{} `{wanted}`", capability.as_str()),
+        })
         .collect();
     format!("it was not granted {}", list.join(", "))
 }

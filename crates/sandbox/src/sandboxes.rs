@@ -357,6 +357,7 @@ impl Sandboxes {
             Arc::clone(&loaded.own),
             run.limits.output_bytes,
         );
+        let files = files.without(stage.map(|stage| stage.left_out.clone()).unwrap_or_default());
         let given = Given {
             capabilities,
             environment,

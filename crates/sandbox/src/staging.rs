@@ -24,9 +24,15 @@ pub(crate) struct Stage {
     pub(crate) folder: PathBuf,
     /// What was copied in.
     pub(crate) read: BTreeMap<String, Digest>,
+    /// What is where granted files are and was not copied in, with why.
+    pub(crate) left_out: BTreeMap<String, &'static str>,
     bytes: u64,
     walked: usize,
 }
+
+/// Why something was not copied in.
+const LINK: &str = "a symbolic link, which is not followed";
+const NO_FILE: &str = "no regular file that can be read";
 
 impl Drop for Stage {
     fn drop(&mut self) {
@@ -43,7 +49,8 @@ impl Stage {
     pub(crate) fn make(folder: PathBuf, capabilities: &Capabilities) -> Result<Self, Failure> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.map_err(|error| failed("cannot make the folder of a sandbox", &error))?;
-        let mut stage = Self { folder, read: BTreeMap::new(), bytes: 0, walked: 0 };
+        let mut stage =
+            Self { folder, read: BTreeMap::new(), left_out: BTreeMap::new(), bytes: 0, walked: 0 };
         for text in &capabilities.file_read {
             let glob = parse(text)?;
             let base = glob.folder();
@@ -90,9 +97,20 @@ impl Stage {
                 if let Ok(inner) = opened {
                     self.walk(&inner, &whole, glob, depth + 1)?;
                 }
+            } else if kind == FileType::Symlink {
+                self.leave_out(whole, LINK);
+            } else if kind != FileType::RegularFile && kind != FileType::Directory {
+                self.leave_out(whole, NO_FILE);
             }
         }
         Ok(())
+    }
+
+    /// Has a reason ready where the code asks for what was not copied in.
+    fn leave_out(&mut self, path: String, why: &'static str) {
+        if self.left_out.len() < limits::STAGED_FILES_MAX {
+            self.left_out.insert(path, why);
+        }
     }
 
     fn copy_in(&mut self, folder: BorrowedFd<'_>, name: &str, path: &str) -> Result<(), Failure> {
@@ -102,6 +120,7 @@ impl Stage {
         let Some(file) = open_file(folder, name)
             .map_err(|error| failed(&format!("cannot read {path}"), &error))?
         else {
+            self.leave_out(path.to_owned(), NO_FILE);
             return Ok(());
         };
         if self.read.len() >= limits::STAGED_FILES_MAX {

@@ -339,6 +339,9 @@ pub(crate) struct Denied {
     /// What code was told of tools that were denied, as far as it tells one from another: in words,
     /// and as they are within JSON.
     pub(crate) told: Vec<[String; 2]>,
+    /// Why something was denied, by what was wanted, where more can be said than that it was not
+    /// granted.
+    pub(crate) why: BTreeMap<String, String>,
 }
 
 /// What code is told of a call that failed.
@@ -358,6 +361,17 @@ impl Denials {
         let mut denied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if denied.told.len() < limits::DENIALS_MAX && !denied.told.contains(&told) {
             denied.told.push(told);
+        }
+    }
+
+    /// The same as [`Self::add`], with why.
+    pub(crate) fn add_for(&self, capability: Capability, wanted: &str, why: &str) {
+        self.add(capability, wanted);
+        let mut denied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if denied.why.len() < limits::DENIALS_MAX {
+            let wanted = shorten(wanted, limits::WANTED_BYTES_MAX);
+            let why = shorten(why, limits::WANTED_BYTES_MAX);
+            denied.why.entry(wanted).or_insert(why);
         }
     }
 

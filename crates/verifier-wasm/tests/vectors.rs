@@ -100,6 +100,7 @@ fn attestations() {
     pinned["log_key"] = good["log_key"].clone();
     assert_eq!(accepted(&pinned)["trust"], "caller_supplied");
     refused(&with("max_age_s", json!(1)), &json!("attestation_too_old"));
+    refused(&ask_about(&vectors["expired"]), &json!("attestation_expired"));
     refused(&with("agent", json!("eA==")), &json!("attestation_other_content"));
     refused(&with("execution_id", json!("act_2")), &json!("attestation_other_execution"));
     refused(&with("execution_id", json!("A")), &json!("question_execution"));

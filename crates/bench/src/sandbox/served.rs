@@ -22,7 +22,7 @@ use crate::stats::{self, Times, figure};
 const CLIENTS: usize = 8;
 /// What an agent is taken to compute, in microseconds.
 const AGENT_US: f64 = 10_000.0;
-/// The most that all else may take of it.
+/// The most that all else may take, as a share of that.
 const SHARE: f64 = 0.05;
 
 /// Executions of `guest`, a component, over HTTP and by the sandbox alone, by turns.
@@ -61,7 +61,7 @@ pub(super) fn run(
     }
     let [rate, whole, alone] = [rates, whole, alone].map(stats::median);
     let all_else = (whole - alone).max(0.0);
-    let share = all_else / (AGENT_US + all_else);
+    let share = all_else / AGENT_US;
     let title = format!("executions of a {} over HTTP, {CLIENTS} clients", guest.name);
     let columns = ["", "1/s", "p50 us", "p99 us", "server us", "sandbox us", "of 10 ms"];
     let mut table = Table::new(title, &columns);
@@ -72,7 +72,7 @@ pub(super) fn run(
     report.note(
         "Over HTTP each execution is decided by the baseline policy in dev, attested in full, \
          signed twice and durable twice. `of 10 ms`: what the server takes besides the sandbox, \
-         of an agent that computes for 10 ms.",
+         as a share of 10 ms that an agent computes.",
     );
     Ok(())
 }

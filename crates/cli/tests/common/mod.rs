@@ -4,6 +4,8 @@ pub(crate) mod desk;
 pub(crate) mod disk;
 pub(crate) mod leaks;
 pub(crate) mod money;
+pub(crate) mod names;
+pub(crate) mod namespace;
 pub(crate) mod phone;
 pub(crate) mod postgres;
 pub(crate) mod process;
@@ -20,6 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 use self::disk::Disk;
+use self::names::Names;
 use self::process::{ended, first_line};
 use client::Client;
 use policy::Source;
@@ -119,6 +122,8 @@ pub(crate) struct Server {
     env: Vec<(String, PathBuf)>,
     /// The disk that its data folder is on, where that is a small one.
     disk: Option<Disk>,
+    /// The host names that it knows, where it does not know the system's.
+    names: Option<Names>,
     process: Child,
     log: Log,
     /// The URL of its database, where it has one.
@@ -139,13 +144,28 @@ impl Server {
 
     /// The same, with variables that its environment has besides.
     pub(crate) fn start_with(folder: TempDir, yaml: &str, env: Vec<(String, PathBuf)>) -> Self {
+        Self::start_among(None, folder, yaml, env)
+    }
+
+    /// Starts a server that knows no host names but these.
+    pub(crate) fn start_knowing(names: Names, yaml: &str) -> Self {
+        Self::start_among(Some(names), tempfile::tempdir().unwrap(), yaml, Vec::new())
+    }
+
+    fn start_among(
+        names: Option<Names>,
+        folder: TempDir,
+        yaml: &str,
+        env: Vec<(String, PathBuf)>,
+    ) -> Self {
         let data = folder.path().join("data");
         let config = folder.path().join("tally.yaml");
         fs::write(&config, format!("host: tally.test\n{yaml}\n")).unwrap();
-        let (process, url, log) = spawn(&[], &data, &config, "127.0.0.1:0", &env);
+        let launcher = names.as_ref().map(Names::enter).unwrap_or_default();
+        let (process, url, log) = spawn(&launcher, &data, &config, "127.0.0.1:0", &env);
         let owner = Client::new(&url, credentials(&data)["key"].as_str().unwrap()).unwrap();
-        let (database, disk) = (None, None);
-        Self { url, owner, data, config, env, disk, process, log, database, _folder: folder }
+        let (database, disk, _folder) = (None, None, folder);
+        Self { url, owner, data, config, env, disk, names, process, log, database, _folder }
     }
 
     /// Starts a server whose data folder is on a disk of so many bytes.
@@ -159,8 +179,9 @@ impl Server {
         let (process, url, log) = spawn(&disk.enter(), &data, &config, "127.0.0.1:0", &[]);
         let key = credentials(&disk.outside(&data));
         let owner = Client::new(&url, key["key"].as_str().unwrap()).unwrap();
-        let (database, disk, env) = (None, Some(disk), Vec::new());
-        Self { url, owner, data, config, env, disk, process, log, database, _folder: folder }
+        let (database, disk, names) = (None, Some(disk), None);
+        let (env, _folder) = (Vec::new(), folder);
+        Self { url, owner, data, config, env, disk, names, process, log, database, _folder }
     }
 
     /// The disk that its data folder is on.
@@ -168,9 +189,15 @@ impl Server {
         self.disk.as_ref().unwrap()
     }
 
-    /// What starts a program that is to see the data folder.
+    /// The host names that it knows.
+    pub(crate) fn names(&self) -> &Names {
+        self.names.as_ref().unwrap()
+    }
+
+    /// What starts a program that is to see what the server sees.
     fn launcher(&self) -> Vec<String> {
-        self.disk.as_ref().map(Disk::enter).unwrap_or_default()
+        let names = self.names.as_ref().map(Names::enter);
+        self.disk.as_ref().map(Disk::enter).or(names).unwrap_or_default()
     }
 
     /// Ends the process as a crash does: kill -9.

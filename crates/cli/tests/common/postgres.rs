@@ -43,8 +43,8 @@ impl Server {
         let env = self.env.clone();
         let (process, url, log) = spawn(&[], &data, &config, "127.0.0.1:0", &env);
         let owner = Client::new(&url, &self.owner_key()).unwrap();
-        let (database, disk) = (self.database.clone(), None);
-        Self { url, owner, data, config, env, disk, process, log, database, _folder: folder }
+        let (database, disk, names) = (self.database.clone(), None, None);
+        Self { url, owner, data, config, env, disk, names, process, log, database, _folder: folder }
     }
 
     /// What a stopped server has left behind: the stores of its planes.

@@ -1,7 +1,7 @@
 //! A system that tools act upon: it remembers every request, and misbehaves where it is told to.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -43,9 +43,8 @@ type SharedSeen = Arc<Mutex<Seen>>;
 /// The system. The first part of a path says how it answers: `/unavailable/…` 503 twice, then
 /// 200; `/limited/…` 429 once with `Retry-After: 2`, then 200; `/broken/…` 500; `/lacking/…` 501;
 /// `/drop/…` not at all, and closes; `/silent/…` not at all the first time, then 200; `/waits/…`
-/// 200 once [`Target::let_go`] says so; `/to/PORT` sends on to `/sent` there; `/echo` with what it
-/// was
-/// sent; anything else 200.
+/// 200 once [`Target::let_go`] says so; `/to/PORT` sends on to `/sent` there, and `/to/metadata` to
+/// where clouds serve credentials; `/echo` with what it was sent; anything else 200.
 pub(crate) struct Target {
     address: SocketAddr,
     seen: SharedSeen,
@@ -60,7 +59,16 @@ impl Target {
 
     /// One that takes its time for an answer, up to `pause`, after it has done what it was asked.
     pub(crate) async fn slow(pause: Duration) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), pause)
+    }
+
+    /// One at this address; none where that is taken.
+    pub(crate) async fn at(address: (Ipv4Addr, u16)) -> Option<Self> {
+        let listener = TcpListener::bind(address).await.ok()?;
+        Some(Self::on(listener, Duration::ZERO))
+    }
+
+    fn on(listener: TcpListener, pause: Duration) -> Self {
         let address = listener.local_addr().unwrap();
         let seen = SharedSeen::default();
         let (held, let_go) = watch::channel(true);
@@ -169,8 +177,11 @@ async fn answer(
         "broken" => response.status(500),
         "lacking" => response.status(501),
         "to" => {
-            let port = path.split('/').nth(2).unwrap();
-            response.status(302).header("location", format!("http://127.0.0.1:{port}/sent"))
+            let location = match path.split('/').nth(2).unwrap() {
+                "metadata" => "http://169.254.169.254/latest/meta-data/".to_owned(),
+                port => format!("http://127.0.0.1:{port}/sent"),
+            };
+            response.status(302).header("location", location)
         }
         _ => response.status(200),
     };

@@ -21,11 +21,11 @@ pub(crate) enum Want {
     /// what its message names.
     Ends { outcome: &'static str, code: &'static str, says: String },
     /// The code ended over something that it was not granted: what kind, and what it wanted, both
-    /// on record and in the message.
-    Denied { capability: &'static str, wanted: String },
-    /// The code ran and was told that it may not, which is its result, attested: it has this in it.
-    /// Its denials, where there are any to be on record, are of this kind.
-    Told { says: String, denied: Option<&'static str> },
+    /// on record and in the message, which also says why.
+    Denied { capability: &'static str, wanted: String, says: String },
+    /// The code ran and was told that it may not, which is its result, attested: JSON, the whole of
+    /// it. Nothing of it is on record as denied.
+    Told { result: Value },
     /// Nothing ran, and the receipts of the action say so: the state, the error's code, and what
     /// its message names.
     Refused { state: &'static str, code: &'static str, says: String },
@@ -50,11 +50,17 @@ pub(crate) fn memory(says: &str) -> Want {
 }
 
 pub(crate) fn denied(capability: &'static str, wanted: &str) -> Want {
-    Want::Denied { capability, wanted: wanted.to_owned() }
+    denied_for(capability, wanted, "")
 }
 
-pub(crate) fn told(says: &str) -> Want {
-    Want::Told { says: says.to_owned(), denied: None }
+/// The same, for a reason.
+pub(crate) fn denied_for(capability: &'static str, wanted: &str, says: &str) -> Want {
+    Want::Denied { capability, wanted: wanted.to_owned(), says: says.to_owned() }
+}
+
+/// What the code gives, as JSON.
+pub(crate) fn told(result: Value) -> Want {
+    Want::Told { result }
 }
 
 /// Refused before it ran, by what the operator lets be.

@@ -149,6 +149,7 @@ pub(crate) async fn source_of_a_tool(host: &Host) {
     let failed = reaches(&host.agent, &call().await, State::Failed).await;
     assert_eq!(failed.error.unwrap().code, "digest_mismatch");
     assert_eq!(failed.receipts.len(), 2, "a permit, and what came of it");
+    host.receipt_says("changed source of a tool", &failed.receipts, "digest_mismatch").await;
     host.unharmed("changed source of a tool").await;
 }
 

@@ -37,13 +37,15 @@ const PEAK_MB: u64 = 320;
 /// Handles that may be open besides: connections of this test, files of the stores.
 const HANDLES: usize = 24;
 
-/// Allows everything but HTTP by the built-in tool.
+/// Allows everything but HTTP by the built-in tool, which may speak to this machine and to names
+/// that a test answers for.
 pub(crate) const POLICY: &str = r#"
 decisions contains {"effect": "ALLOW", "rule": "R-ALL", "reason": "all"} if true
 
 decisions contains {"effect": "DENY", "rule": "R-NO-HTTP", "reason": "no_http"} if {
     input.tool.id == "core.http_call"
     not startswith(input.params.url, "http://127.0.0.1")
+    not contains(input.params.url, ".names.test:")
 }"#;
 
 pub(crate) struct Host {
@@ -62,6 +64,16 @@ impl Host {
     /// Starts a server. `sandbox` and `capabilities` are added to those sections of its
     /// configuration, and `http` is what its own tools may speak to.
     pub(crate) async fn new(sandbox: &str, capabilities: &str, http: &str) -> Self {
+        Self::by(Server::start, sandbox, capabilities, http).await
+    }
+
+    /// The same, with a server that is started in another way.
+    pub(crate) async fn by(
+        start: impl FnOnce(&str) -> Server,
+        sandbox: &str,
+        capabilities: &str,
+        http: &str,
+    ) -> Self {
         let (folder, cache) = (tempfile::tempdir().unwrap(), compiled());
         let root = folder.path().canonicalize().unwrap();
         watched(&root);
@@ -84,7 +96,7 @@ sandbox:
             installed("TALLY_RUNTIMES"),
             cache.path(),
         );
-        let server = Server::start(&yaml);
+        let server = start(&yaml);
         server.publish(&rego(POLICY)).await;
         let agent = server.principal(Kind::Agent, &["agent"]).await;
         let start = Vitals::of(server.pid());
@@ -171,25 +183,28 @@ sandbox:
             None => ("", ""),
         };
         let state = ended.state().as_str_name();
+        let nothing = String::new();
         let output = ended.output.as_ref().map(|json| json.text.clone()).unwrap_or_default();
         let kinds: Vec<&str> = ended.denials.iter().map(|d| d.capability.as_str()).collect();
         let (got, expected, said, says) = match want {
             Want::Ends { outcome, code: wanted, says } => {
                 ((&*ended.outcome, code), (*outcome, *wanted), message, says)
             }
-            Want::Denied { capability, wanted } => {
+            Want::Denied { capability, wanted, says } => {
                 let on_record = ended
                     .denials
                     .iter()
                     .any(|d| d.capability == *capability && d.wanted.ends_with(wanted.as_str()));
                 assert!(on_record, "{name}: {wanted} is not on record: {ended:?}");
+                assert!(message.contains(wanted), "{name}: `{message}` does not say `{wanted}`");
                 let denied = ("PERMISSION_DENIED", "capability_denied");
-                ((&*ended.outcome, code), denied, message, wanted)
+                ((&*ended.outcome, code), denied, message, says)
             }
-            Want::Told { says, denied } => {
-                let expected: Vec<&str> = denied.iter().copied().collect();
-                assert_eq!(kinds, expected, "{name}: {ended:?}");
-                ((&*ended.outcome, code), ("SUCCESS", ""), output.as_str(), says)
+            Want::Told { result } => {
+                assert_eq!(kinds, [""; 0], "{name}: {ended:?}");
+                let given: Value = serde_json::from_str(&output).unwrap_or_default();
+                assert_eq!(given, *result, "{name}: {ended:?}");
+                ((&*ended.outcome, code), ("SUCCESS", ""), output.as_str(), &nothing)
             }
             Want::Refused { state: wanted, code: refused, says } => {
                 assert_eq!(ended.outcome, "", "{name}: nothing ran: {ended:?}");
@@ -217,7 +232,6 @@ sandbox:
         assert_eq!(ending, json!(ended.outcome), "{name}");
         let kind = match want {
             Want::Denied { capability, .. } => Some(*capability),
-            Want::Told { denied, .. } => *denied,
             _ => None,
         };
         if let Some(kind) = kind.filter(|_| level == Level::Full) {
@@ -228,7 +242,12 @@ sandbox:
 
     /// The last receipt of an action that did not run verifies, and has why.
     async fn receipted(&self, name: &str, ended: &Execution, code: &str) {
-        let receipt_id = ended.receipts.last().unwrap_or_else(|| panic!("{name}: no receipt"));
+        self.receipt_says(name, &ended.receipts, code).await;
+    }
+
+    /// The last of the receipts of an action verifies, and says that it failed with `code`.
+    pub(crate) async fn receipt_says(&self, name: &str, receipts: &[String], code: &str) {
+        let receipt_id = receipts.last().unwrap_or_else(|| panic!("{name}: no receipt"));
         let request = VerifyReceiptRequest { receipt_id: receipt_id.clone(), ..Default::default() };
         let verified = self.server.owner.verify_receipt(&request).await.unwrap();
         assert!(verified.valid && verified.trust() == Trust::Pinned, "{name}: {verified:?}");
@@ -285,7 +304,7 @@ sandbox:
     }
 
     /// Every receipt of the log, those of the refused included, verifies without the server.
-    fn log_verifies(&self) {
+    pub(crate) fn log_verifies(&self) {
         let folder = tempfile::tempdir().unwrap();
         let bundle = folder.path().join("all.tar");
         let (bundle, owner) = (bundle.to_str().unwrap(), self.server.owner_key());

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use proto::sandboxes::ExecuteRequest;
+use serde_json::json;
 
 use super::case::{
     Case, With as _, crash, denied, ends, javascript, memory, python, refused, source, timeout,
@@ -28,9 +29,14 @@ fn light(request: ExecuteRequest) -> ExecuteRequest {
     request.of_type("light").limits(|limits| limits.cpu_ms = Some(20_000))
 }
 
+/// What the kernel says: the operation is not permitted, the file is not for this process.
+const EPERM: i32 = 1;
+const EACCES: i32 = 13;
+
+/// Gives what a function of the C library gives, and the number of its error.
 fn past(call: &str) -> ExecuteRequest {
     let libc = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)";
-    light(python(&format!("{libc}\nreturn libc.{call}")))
+    light(python(&format!("{libc}\nreturn [libc.{call}, ctypes.get_errno()]")))
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -47,13 +53,22 @@ fn processes() -> Vec<Case> {
         request: light(python(body)),
         want: denied("process", wanted),
     };
-    let past = |name, call: &str| Case { name, request: past(call), want: told("-1") };
+    let refused = |name, call: &str, errno: i32| Case {
+        name,
+        request: past(call),
+        want: told(json!([-1, errno])),
+    };
+    let past = |name, call: &str| refused(name, call, EPERM);
     vec![
         case("fork", "import os\nos.fork()", "os.fork"),
         case("a shell", "import os\nos.system('id')", "id"),
         case("a program", "import subprocess\nsubprocess.run(['id'])", "id"),
         past("fork past Python", "fork()"),
-        past("exec past Python", "execv(b'/bin/sh', (ctypes.c_char_p * 2)(b'sh', None))"),
+        refused(
+            "exec past Python",
+            "execv(b'/bin/sh', (ctypes.c_char_p * 2)(b'sh', None))",
+            EACCES,
+        ),
         past("a socket past Python", "socket(2, 1, 0)"),
         past("a raw socket past Python", "socket(2, 3, 1)"),
         past("a packet socket past Python", "socket(17, 3, 768)"),
@@ -70,27 +85,31 @@ fn around() -> Vec<Case> {
         request: light(python(body)),
         want: crash("raised", says),
     };
-    let no = "PermissionError";
+    let no = |what: &str| format!("PermissionError: [Errno {EACCES}] Permission denied: '{what}");
     vec![
         Case {
             name: "variables of the server under LIGHT",
             request: light(python("import os\nreturn sorted(set(os.environ) - {'LC_CTYPE'})")),
-            want: told("[]"),
+            want: told(json!([])),
         },
-        raised("passwords", "return open('/etc/passwd').read()", no),
+        raised("passwords", "return open('/etc/passwd').read()", &no("/etc/passwd'")),
         raised(
             "the memory of the server",
             "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb')",
-            no,
+            &no("/proc/"),
         ),
         raised(
             "the environment of the server",
             "import os\nreturn open(f'/proc/{os.getppid()}/environ').read()",
-            no,
+            &no("/proc/"),
         ),
-        raised("kill the server", "import os\nos.kill(os.getppid(), 9)", no),
-        raised("write beside its folder", "open('../x', 'w')", no),
-        raised("write to /tmp", "open('/tmp/tally-escaped', 'w')", no),
+        raised(
+            "kill the server",
+            "import os\nos.kill(os.getppid(), 9)",
+            &format!("PermissionError: [Errno {EPERM}] Operation not permitted"),
+        ),
+        raised("write beside its folder", "open('../x', 'w')", &no("../x'")),
+        raised("write to /tmp", "open('/tmp/tally-escaped', 'w')", &no("/tmp/tally-escaped'")),
         Case {
             name: "connect under LIGHT",
             request: light(python("import socket\nsocket.create_connection(('127.0.0.1', 22))")),
@@ -174,7 +193,7 @@ fn node() -> Vec<Case> {
                 "javascript",
                 "export const run = () => Object.keys(process.env)",
             )),
-            want: told("[]"),
+            want: told(json!([])),
         },
     ]
 }

@@ -3,7 +3,7 @@
 
 use proto::sandboxes::ExecuteRequest;
 
-use super::case::{Case, With as _, denied, javascript, python, refused, told};
+use super::case::{Case, With as _, denied, denied_for, javascript, python, refused, told};
 use crate::common::target::Target;
 
 /// Two systems on this machine: code is granted the one and never the other.
@@ -23,7 +23,7 @@ impl Targets {
         format!(
             "    network:\n      allowlist: ['127.0.0.1:{granted}', 'localhost:{granted}', \
              'localhost:{hidden}', '169.254.169.254:80', '10.0.0.1:{granted}', \
-             '0.0.0.0:{granted}', '*.example.com']\n      denylist: ['10.0.0.0/8']\n"
+             '127.0.0.1:{hidden}', '[::1]:{hidden}', '0.0.0.0:{hidden}', '*.example.com']\n      denylist: ['10.0.0.0/8']\n"
         )
     }
 }
@@ -67,13 +67,17 @@ fn hosts(targets: &Targets) -> Vec<Case> {
         Case {
             name: "a host that the request itself denies",
             request: fetch(&format!("http://{own}/")).hosts(&[&own], &["127.0.0.0/8"]),
-            want: denied("network", &own),
+            want: denied_for("network", &own, "127.0.0.1 has an address that is denied"),
         },
         Case {
             name: "a host that the operator denies",
             request: fetch(&format!("http://10.0.0.1:{granted}/"))
                 .hosts(&[&format!("10.0.0.1:{granted}")], &[]),
-            want: denied("network", &format!("10.0.0.1:{granted}")),
+            want: denied_for(
+                "network",
+                &format!("10.0.0.1:{granted}"),
+                "10.0.0.1 has an address that is denied",
+            ),
         },
         Case {
             name: "a host that the operator does not grant",
@@ -98,39 +102,61 @@ fn hosts(targets: &Targets) -> Vec<Case> {
         Case {
             name: "the metadata service",
             request: fetch("http://169.254.169.254/latest/meta-data/").hosts(&[&own], &[]),
-            want: denied("network", "169.254.169.254:80"),
+            want: denied_for(
+                "network",
+                "169.254.169.254:80",
+                "not granted for 169.254.169.254 port 80",
+            ),
+        },
+        Case {
+            name: "the metadata service, granted and denied",
+            request: fetch_python("http://169.254.169.254/latest/meta-data/")
+                .hosts(&["169.254.169.254:80"], &["169.254.0.0/16"]),
+            want: denied_for(
+                "network",
+                "169.254.169.254:80",
+                "169.254.169.254 has an address that is denied",
+            ),
         },
     ]
 }
 
-/// Other ways to write the address of this machine, at the port of the hidden system.
+/// Other ways to write the address of this machine, at the port of the hidden system. It is granted
+/// there and denied by its range, so that only who understands the spelling refuses it.
 fn spellings(targets: &Targets) -> Vec<Case> {
     let (granted, hidden) = (targets.granted.port(), targets.hidden.port());
-    let own = format!("127.0.0.1:{granted}");
-    let python = |name, host: &str| Case {
+    let refused = |host: &str| format!("{host} has an address that is denied or not public");
+    let python = |name, host: &str, grant: &str, said: &str| Case {
         name,
-        request: fetch_python(&format!("http://{host}:{hidden}/")).hosts(&[&own], &[]),
-        want: denied("network", &format!(":{hidden}")),
+        request: fetch_python(&format!("http://{host}:{hidden}/"))
+            .hosts(&[&format!("{grant}:{hidden}")], &["127.0.0.0/8", "::1/128"]),
+        want: denied_for("network", &format!("{host}:{hidden}"), &refused(said)),
     };
+    let own = |name, host: &str| python(name, host, "127.0.0.1", "127.0.0.1");
     let mut cases = vec![
-        python("a decimal address", "2130706433"),
-        python("a hexadecimal address", "0x7f000001"),
-        python("an octal address", "0177.0.0.1"),
-        python("a short address", "127.1"),
-        python("an IPv6-mapped address", "[::ffff:127.0.0.1]"),
-        python("the IPv6 address of this machine", "[::1]"),
-        python("the address of all interfaces", "0.0.0.0"),
+        own("a decimal address", "2130706433"),
+        own("a hexadecimal address", "0x7f000001"),
+        own("an octal address", "0177.0.0.1"),
+        own("a short address", "127.1"),
+        python("an IPv6-mapped address", "[::ffff:127.0.0.1]", "127.0.0.1", "[::ffff:7f00:1]"),
+        python("the IPv6 address of this machine", "[::1]", "[::1]", "[::1]"),
+        python("the address of all interfaces", "0.0.0.0", "0.0.0.0", "0.0.0.0"),
     ];
     cases.push(Case {
         name: "a decimal address in JavaScript",
-        request: fetch(&format!("http://2130706433:{hidden}/")).hosts(&[&own], &[]),
-        want: denied("network", &format!("127.0.0.1:{hidden}")),
+        request: fetch(&format!("http://2130706433:{hidden}/"))
+            .hosts(&[&format!("127.0.0.1:{hidden}")], &["127.0.0.0/8"]),
+        want: denied_for("network", &format!("127.0.0.1:{hidden}"), &refused("127.0.0.1")),
     });
     cases.push(Case {
-        name: "all interfaces, granted as an address",
-        request: fetch_python(&format!("http://0.0.0.0:{granted}/"))
-            .hosts(&[&format!("0.0.0.0:{granted}")], &[]),
-        want: denied("network", &format!("0.0.0.0:{granted}")),
+        name: "a decimal address that is not granted",
+        request: fetch_python(&format!("http://2130706433:{hidden}/"))
+            .hosts(&[&format!("127.0.0.1:{granted}")], &[]),
+        want: denied_for(
+            "network",
+            &format!("2130706433:{hidden}"),
+            &format!("not granted for 127.0.0.1 port {hidden}"),
+        ),
     });
     cases.push(Case {
         name: "a granted name in front of another host",
@@ -148,7 +174,11 @@ fn names(targets: &Targets) -> Vec<Case> {
         name,
         request: fetch_python(&format!("http://{host}:{hidden}/"))
             .hosts(&[&format!("localhost:{hidden}")], &[]),
-        want: denied("network", &format!(":{hidden}")),
+        want: denied_for(
+            "network",
+            &format!(":{hidden}"),
+            "has an address that is denied or not public",
+        ),
     };
     vec![
         name("a granted name that leads to loopback", "localhost"),
@@ -160,31 +190,62 @@ fn names(targets: &Targets) -> Vec<Case> {
 fn redirects(targets: &Targets) -> Vec<Case> {
     let (granted, hidden) = (targets.granted.port(), targets.hidden.port());
     let own = format!("127.0.0.1:{granted}");
-    let url = format!("http://{own}/to/{hidden}");
-    let follow = format!(
-        "const away = await fetch({url:?}, {{ redirect: 'manual' }}); \
-         return await (await fetch(away.headers.get('location'))).text()"
-    );
-    let follow_python = format!(
-        "from tally import fetch\naway = fetch({url:?})\n\
-         return fetch(away.headers['location']).text()"
-    );
+    let url = |to: &str| format!("http://{own}/to/{to}");
+    let javascript = |name, to: &str, leads: &str| Case {
+        name,
+        request: javascript(&format!(
+            "const away = await fetch({:?}, {{ redirect: 'manual' }}); \
+             return await (await fetch(away.headers.get('location'))).text()",
+            url(to)
+        ))
+        .hosts(&[&own], &[]),
+        want: denied_for("network", leads, &not_granted(leads)),
+    };
+    let follow = |name, to: &str, leads: &str| Case {
+        name,
+        request: python(&format!(
+            "from tally import fetch\naway = fetch({:?})\n\
+             return fetch(away.headers['location']).text()",
+            url(to)
+        ))
+        .hosts(&[&own], &[]),
+        want: denied_for("network", leads, &not_granted(leads)),
+    };
+    let (port, there) = (hidden.to_string(), format!("127.0.0.1:{hidden}"));
+    let metadata = "169.254.169.254:80";
     vec![
         Case {
             name: "a redirect is not followed for the code",
-            request: python(&format!("from tally import fetch\nreturn fetch({url:?}).status"))
-                .hosts(&[&own], &[]),
-            want: told("302"),
+            request: python(&format!(
+                "from tally import fetch\nreturn fetch({:?}).status",
+                url(&port)
+            ))
+            .hosts(&[&own], &[]),
+            want: told(302.into()),
         },
+        javascript("JavaScript follows a redirect to what is hidden", &port, &there),
+        follow("Python follows a redirect to what is hidden", &port, &there),
+        javascript("JavaScript follows a redirect to the metadata service", "metadata", metadata),
+        follow("Python follows a redirect to the metadata service", "metadata", metadata),
         Case {
-            name: "JavaScript follows a redirect to what is hidden",
-            request: javascript(&follow).hosts(&[&own], &[]),
-            want: denied("network", &format!("127.0.0.1:{hidden}")),
-        },
-        Case {
-            name: "Python follows a redirect to what is hidden",
-            request: python(&follow_python).hosts(&[&own], &[]),
-            want: denied("network", &format!("127.0.0.1:{hidden}")),
+            name: "a redirect to the metadata service, granted and denied",
+            request: python(&format!(
+                "from tally import fetch\naway = fetch({:?})\n\
+                 return fetch(away.headers['location']).text()",
+                url("metadata")
+            ))
+            .hosts(&[&own, metadata], &["169.254.0.0/16"]),
+            want: denied_for(
+                "network",
+                metadata,
+                "169.254.169.254 has an address that is denied or not public",
+            ),
         },
     ]
+}
+
+/// What is said of `host:port` where no grant names it.
+fn not_granted(host: &str) -> String {
+    let (host, port) = host.rsplit_once(':').unwrap();
+    format!("not granted for {host} port {port}")
 }

@@ -1,14 +1,18 @@
 //! What is refused before anything runs, each with its reason: what does not read is no action, and
 //! what the operator does not let be is one that is denied, with a receipt.
 
+use kernel::capability::Capability;
 use proto::actions::action::State;
 use proto::identity::principal::Kind;
 use proto::sandboxes::{Capabilities, ExecuteRequest, Limits, Network};
 
 use super::agents::echo;
 use super::place::{Place, component};
-use crate::common::allow_all;
+use super::source::interpreters_and;
+use super::verified;
+use crate::common::target::Target;
 use crate::common::wire::fresh;
+use crate::common::{Server, allow_all};
 
 fn of_type(name: &str) -> ExecuteRequest {
     ExecuteRequest { r#type: name.to_owned(), ..component(echo()) }
@@ -91,6 +95,43 @@ async fn what_cannot_be_had_is_refused_by_name() {
     let ended = place.run(component(b"no component".to_vec())).await;
     assert_eq!(ended.outcome, "", "nothing ran: {ended:?}");
     assert!(!ended.error.unwrap().code.is_empty());
+}
+
+/// Under `network_isolation` no host can be granted, and code that asks for one without is told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_host_is_spoken_to_in_isolation() {
+    let isolated = interpreters_and(", policies: {network_isolation: true}");
+    let place = Place::with(&isolated, &allow_all()).await;
+    let target = Target::start().await;
+    let host = format!("127.0.0.1:{}", target.port());
+    let fetch =
+        format!("export const run = async () => await (await fetch('http://{host}/')).text()");
+    let network = Network { allowlist: vec![host.clone()], ..Default::default() };
+    let granted = Capabilities { network: Some(network), ..Default::default() };
+    let request = ExecuteRequest { capabilities: Some(granted), ..source("javascript", &fetch) };
+    denied(&place, request, ("capability_not_grantable", &host)).await;
+
+    let request = ExecuteRequest { wait_ms: Some(60_000), ..source("javascript", &fetch) };
+    let ended = place.run(request).await;
+    let ended = place.reaches(&ended, State::Failed).await;
+    assert_eq!(ended.outcome, "PERMISSION_DENIED", "{ended:?}");
+    let wanted: Vec<_> = ended.denials.iter().map(|denial| denial.wanted.as_str()).collect();
+    assert_eq!(wanted, [&host]);
+    let told = verified(&place.attestation(&ended).await).unwrap();
+    assert_eq!(told.attestation.denied.get(&Capability::Network), Some(&1));
+    assert_eq!(target.seen(), []);
+}
+
+/// Every execution is attested: a server that is told otherwise does not start.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_runs_without_an_attestation() {
+    let mut server = Server::start("");
+    assert!(server.terminate().success());
+    server.configure("sandbox: {policies: {require_attestation: false}}");
+    let said = server.refuses_to_start();
+    assert!(said.contains("`sandbox.policies.require_attestation`"), "{said}");
+    server.configure("sandbox: {policies: {require_attestation: true}}");
+    server.restart();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use proto::actions::action::State;
-use proto::sandboxes::{ExecuteRequest, Limits, ReplayExecutionRequest};
+use proto::sandboxes::{Capabilities, ExecuteRequest, Limits, ReplayExecutionRequest};
 use proto::types::Json;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use super::offline::{calls_are_evident, each_leaf_flipped_fails, verifies};
 use super::place::{Place, json_of, soon};
 use super::verified;
 use crate::common::desk::approve;
@@ -63,13 +64,14 @@ export async function run(input) {
 "#;
 
 async fn an_agent_in(language: &str, source: &str) {
-    let place = Place::new(&interpreters()).await;
+    let place = Place::new(&interpreters_and(", capabilities: {env: ['APP_*']}")).await;
     let input = json!({"folder": place.root});
     let request = ExecuteRequest {
         language: language.to_owned(),
         source: source.to_owned(),
         input: Some(Json::of(&input).unwrap()),
         limits: Some(Limits::default()),
+        capabilities: Some(Capabilities { env: vec!["APP_*".to_owned()], ..Default::default() }),
         wait_ms: Some(0),
         ..Default::default()
     };
@@ -87,40 +89,24 @@ async fn an_agent_in(language: &str, source: &str) {
     let told = verified(&document).unwrap();
     let digest = kernel::values::Digest::of(source.as_bytes());
     assert_eq!(told.attestation.agent_hash, digest);
-    each_field_flipped_fails(&document);
+    each_leaf_flipped_fails(&document);
+    verifies(&document, [source, &input.to_string(), &ended.output.as_ref().unwrap().text]);
+    calls_are_evident(&place, &ended);
 
     let again = place.replay(&ended, &[]).await;
     assert!(again.matches, "{again:?}");
     let request = ReplayExecutionRequest {
         execution_id: ended.execution_id.clone(),
-        source: source.replace("no_", "").replace("once", "twice"),
+        source: source.replace("once", "twice"),
         wait_ms: Some(60_000),
         ..Default::default()
     };
     let other = place.agent.replay_execution(&request, None).await.unwrap();
     let named: Vec<_> = other.differences.iter().map(|d| d.field.as_str()).collect();
-    assert!(!other.matches && named.contains(&"tool_calls"), "{other:?}");
-    assert_eq!(place.written(), 1, "what is repeated has no effect");
-}
-
-/// Each leaf of what is attested and disclosed, changed alone, is refused and named.
-fn each_field_flipped_fails(document: &[u8]) {
-    let whole: Value = serde_json::from_slice(document).unwrap();
-    for part in ["attestation", "disclosure"] {
-        for (name, value) in whole[part].as_object().unwrap() {
-            let mut forged = whole.clone();
-            forged[part][name] = match value {
-                Value::String(text) => format!("{text}0").into(),
-                Value::Number(number) => json!(number.as_u64().unwrap() + 1),
-                Value::Array(items) => json!([items, 1]),
-                Value::Object(_) => json!({"other": 1}),
-                other => panic!("{name}: {other}"),
-            };
-            let refused = verified(forged.to_string().as_bytes()).unwrap_err();
-            let field = format!("{part}.{name}");
-            assert!(refused.field.starts_with(&field), "{field}: {refused:?}");
-        }
+    for field in ["code", "tool_calls"] {
+        assert!(!other.matches && named.contains(&field), "{field}: {other:?}");
     }
+    assert_eq!(place.written(), 1, "what is repeated has no effect");
 }
 
 #[tokio::test(flavor = "multi_thread")]

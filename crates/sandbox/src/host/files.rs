@@ -1,7 +1,7 @@
 //! Files: one folder of its own, in which granted files are. What is opened beyond it is denied
 //! and on record by its name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,6 +33,8 @@ pub(crate) struct Files {
     pub(crate) capabilities: Arc<Capabilities>,
     /// Where an interpreter looks for modules of its own: no denials.
     pub(crate) own: Arc<[String]>,
+    /// What is in granted folders and was not copied in, with why.
+    left_out: BTreeMap<String, &'static str>,
     /// Bytes of one file, at most.
     pub(crate) file_bytes: u64,
     /// Files and folders that may have been made.
@@ -48,7 +50,19 @@ impl Files {
         own: Arc<[String]>,
         file_bytes: u64,
     ) -> Self {
-        Self { folder, capabilities, own, file_bytes, made: 0, paths: HashMap::new() }
+        let (left_out, paths) = (BTreeMap::new(), HashMap::new());
+        Self { folder, capabilities, own, left_out, file_bytes, made: 0, paths }
+    }
+
+    /// The same, with what was not copied in.
+    pub(crate) fn without(self, left_out: BTreeMap<String, &'static str>) -> Self {
+        Self { left_out, ..self }
+    }
+
+    /// Why `path` is not there, or a folder that it is in.
+    fn why_left_out(&self, path: &str) -> Option<&'static str> {
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        ends.filter_map(|end| path.get(..end)).find_map(|part| self.left_out.get(part).copied())
     }
 
     pub(crate) fn preopen(&self, builder: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
@@ -162,8 +176,12 @@ impl View<'_> {
 
     /// Puts on record what is not there because it was not granted.
     fn missed<T>(&self, path: &str, result: FsResult<T>) -> FsResult<T> {
-        if result.is_err() && !self.files.may_see(path) && !self.files.is_own(path) {
-            self.books.denials.add(Capability::FileRead, path);
+        if result.is_err() {
+            if let Some(why) = self.files.why_left_out(path) {
+                self.books.denials.add_for(Capability::FileRead, path, why);
+            } else if !self.files.may_see(path) && !self.files.is_own(path) {
+                self.books.denials.add(Capability::FileRead, path);
+            }
         }
         result
     }

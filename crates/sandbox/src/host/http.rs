@@ -67,8 +67,8 @@ async fn send(
             });
             Ok((response, Box::new(async { Ok(()) }) as Io))
         }
-        Err(EgressFailure { denied: true, .. }) => {
-            denials.add(Capability::Network, &wanted);
+        Err(EgressFailure { denied: true, message, .. }) => {
+            denials.add_for(Capability::Network, &wanted, &message);
             Err(HttpError::HttpRequestDenied)
         }
         Err(failure) => {

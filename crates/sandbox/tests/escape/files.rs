@@ -2,12 +2,24 @@
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use kernel::attestation::Ending;
 use kernel::capability::{Capabilities, Capability};
+use sandbox::{Door, DoorAnswer};
+use tokio::sync::Barrier;
 
 use super::{Want, check, denied, ends, leftovers, succeeds, unharmed};
 use crate::support::{Host, Job, tenant, wat};
+
+/// More often than there are places of sandboxes.
+const ROUNDS: usize = 100;
+/// Why a link is not there.
+const LINK: &str = "a symbolic link, which is not followed";
+/// How long the one waits for the other.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A host with files: `data/` is what grants are about, `secret.json` is not.
 struct World {
@@ -76,7 +88,10 @@ async fn paths_lead_nowhere_else() {
     let none: &[&str] = &[];
     let read = |path: &str| denied(Capability::FileRead, &world.whole(path));
     let write = |path: &str| denied(Capability::FileWrite, &world.whole(path));
-    let absent = || ends(Ending::Crash, "raised", "denied 20");
+    let link = |path: &str| Want {
+        says: LINK.to_owned(),
+        ..denied(Capability::FileRead, &world.whole(path))
+    };
     let etc = || denied(Capability::FileRead, "/etc/passwd");
     let up = "../../../../../../../../etc/passwd";
     let said = |path: &str| world.said(path);
@@ -89,9 +104,9 @@ async fn paths_lead_nowhere_else() {
         ("etc", 'r', "etc/passwd".to_owned(), json, none, etc()),
         ("absolute", 'r', "/etc/passwd".to_owned(), json, none, etc()),
         ("without any grant", 'r', "etc/passwd".to_owned(), none, none, etc()),
-        ("a link to a file", 'r', said("data/link.json"), json, none, absent()),
-        ("a link to a folder", 'r', said("data/etc/passwd"), all, none, absent()),
-        ("a link out of it", 'r', said("data/vault/a.json"), all, none, absent()),
+        ("a link to a file", 'r', said("data/link.json"), json, none, link("data/link.json")),
+        ("a link to a folder", 'r', said("data/etc/passwd"), all, none, link("data/etc/passwd")),
+        ("a link out of it", 'r', said("data/vault/a.json"), all, none, link("data/vault/a.json")),
         ("* and folders", 'r', said("data/sub/c.json"), json, none, read("data/sub/c.json")),
         ("** and folders", 'r', said("data/sub/c.json"), all, none, succeeds("\"deeper\"")),
         ("? is one", 'r', said("data/ab.json"), &["data/?.json"], none, read("data/ab.json")),
@@ -113,7 +128,7 @@ async fn paths_lead_nowhere_else() {
         ("unlink", 'u', said("data/a.json"), json, &["data2/*"], write("data/a.json")),
         ("rename", 'n', said("data/a.json"), json, none, write("data/a.json")),
         ("make a folder", 'd', said("evil"), none, all, write("evil")),
-        ("read a link", 'k', said("data/link.json"), json, none, absent()),
+        ("read a link", 'k', said("data/link.json"), json, none, link("data/link.json")),
         (
             "open without end",
             'o',
@@ -201,7 +216,7 @@ async fn what_is_staged_is_bounded_and_regular() {
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0)
         .expect("a pipe");
     let job = world.job('r', &world.said("data/pipe.json"), &["data/*.json"], &[]);
-    let want = ends(Ending::Crash, "raised", "denied 20");
+    let want = denied(Capability::FileRead, &world.whole("data/pipe.json"));
     check(&world.host, "a pipe", &wat::files(), job, &want).await;
 
     let huge = std::fs::File::create(world.root.join("data/huge.json")).expect("a file");
@@ -226,20 +241,82 @@ async fn folders_of_earlier_servers_are_removed() {
     drop(boxes);
 }
 
+/// Lets nobody go on before both are here.
+#[derive(Debug)]
+struct Meeting(Barrier);
+
+#[async_trait]
+impl Door for Meeting {
+    async fn call(&self, _seq: u32, _tool: &str, _args: &str) -> DoorAnswer {
+        self.0.wait().await;
+        DoorAnswer { result: Ok("1".to_owned()), held_ms: 0 }
+    }
+}
+
+/// What code of two tenants reads, each having written, while both live. Their sandboxes have the
+/// same id.
+async fn meet(world: &World, paths: [[&str; 2]; 2]) -> [Result<String, String>; 2] {
+    let wasm = wat::component(&wat::files());
+    let door: Arc<dyn Door> = Arc::new(Meeting(Barrier::new(2)));
+    let run = async |name: &str, [own, other]: [&str; 2]| {
+        let tenant = tenant(name);
+        let digest = world.host.boxes.bind(&tenant, &wasm).await.expect("it binds").digest;
+        let both = format!("{}{}", world.said(own), world.said(other));
+        let job = world.job('m', &both, &[], &["data/x/*"]);
+        let job = Job { tenant, rehearsal: true, door: Arc::clone(&door), ..job };
+        let ran = job.run(&world.host.boxes, sandbox::Code::Component { digest });
+        let ran = tokio::time::timeout(PATIENCE, ran).await.expect("the other one comes");
+        ran.expect("a report").output
+    };
+    let [acme, globex] = paths;
+    let (acme, globex) = tokio::join!(run("acme", acme), run("globex", globex));
+    [acme, globex]
+}
+
 #[tokio::test]
 async fn tenants_have_folders_of_their_own() {
     let world = World::new();
-    let wasm = wat::component(&wat::files());
-    let mut outputs = Vec::new();
-    for name in ["acme", "globex"] {
-        let digest = world.host.boxes.bind(&tenant(name), &wasm).await.expect("it binds").digest;
-        // The same id of a sandbox: what the one wrote is not there for the other.
-        let op = if name == "acme" { 'w' } else { 'r' };
-        let job = world.job(op, &world.said("data/x/mine.json"), &[], &["data/x/*"]);
-        let job = Job { tenant: tenant(name), rehearsal: true, ..job };
-        let report = job.run(&world.host.boxes, sandbox::Code::Component { digest }).await;
-        outputs.push(report.expect("a report").output);
+    // Each reads what it wrote itself, though both wrote it there.
+    let (plain, odd) = ("data/x/mine.json", "data/x/./mine.json");
+    let own = meet(&world, [[plain, plain], [odd, odd]]).await;
+    for (output, path) in own.iter().zip([plain, odd]) {
+        let said = world.said(path);
+        assert_eq!(output.as_deref(), Ok(format!("\"m{said}{said}\"").as_str()));
     }
-    assert_eq!(outputs[0].as_deref(), Ok("true"));
-    assert!(outputs[1].as_ref().is_err_and(|text| text.contains("denied 20")), "{outputs:?}");
+    // What only the other one wrote is not there.
+    let (one, two) = ("data/x/one.json", "data/x/two.json");
+    for output in meet(&world, [[one, two], [two, one]]).await {
+        assert!(output.as_ref().is_err_and(|text| text.contains("denied 20")), "{output:?}");
+    }
+    unharmed(&world.host, "two tenants");
+}
+
+/// Gives the number that the one before it left in its memory, and leaves 7777, also in memory that
+/// it takes.
+fn remembers() -> String {
+    wat::agent(
+        "(local $was i64) (local $more i32)
+        (local.set $more (i32.shl (memory.grow (i32.const 2)) (i32.const 16)))
+        (local.set $was (i64.or (i64.load (i32.const 60000)) (i64.load (local.get $more))))
+        (i64.store (i32.const 60000) (i64.const 7777))
+        (i64.store (local.get $more) (i64.const 7777))
+        (call $number (local.get $was))",
+    )
+}
+
+/// A sandbox that takes the place of one of another tenant has nothing of it.
+#[tokio::test]
+async fn nothing_is_left_to_the_next_tenant() {
+    let host = Host::new();
+    let wasm = wat::component(&remembers());
+    for round in 0..ROUNDS {
+        for name in ["acme", "globex"] {
+            let digest = host.boxes.bind(&tenant(name), &wasm).await.expect("it binds").digest;
+            let job = Job { tenant: tenant(name), ..Job::default() };
+            let report = job.run(&host.boxes, sandbox::Code::Component { digest }).await;
+            let output = report.expect("a report").output;
+            assert_eq!(output.as_deref(), Ok("0"), "{name}, round {round}");
+        }
+    }
+    unharmed(&host, "one tenant after the other");
 }

@@ -251,7 +251,8 @@ const METHODS: [(&str, &str, &str); 9] = [
 ];
 
 /// Does with a path what the first letter of its input says: `"r/data/a"` reads `/data/a`. Gives
-/// the content or `true`; fails with `denied` and the number of the error code.
+/// the content or `true`; fails with `denied` and the number of the error code. After `m` are two
+/// paths of one length: it writes its input to the first, calls the tool `hold` and reads the second.
 pub(crate) fn files() -> String {
     let mut imports = TYPES.to_owned();
     let mut given = "(export \"dirs\" (func $dirs))".to_owned();
@@ -312,6 +313,22 @@ const FILES: &str = r#"
             (i32.const 128))
         (if (i32.eq (local.get $op) (i32.const 120)) (then (unreachable)))
         (return (call $done (i32.const 136)))))
+    (if (i32.eq (local.get $op) (i32.const 109)) (then ;; m: writes its input, calls, and reads
+        (local.set $long (i32.shr_u (local.get $long) (i32.const 1)))
+        (if (call $opened (local.get $dir) (local.get $path) (local.get $long)
+                (i32.const 9) (i32.const 3))
+            (then (return (call $denied (i32.load8_u (i32.const 132))))))
+        (call $write (i32.load (i32.const 132)) (local.get $at) (local.get $len)
+            (i64.const 0) (i32.const 128))
+        (call $call (i32.const 1072) (i32.const 4) (local.get $at) (local.get $len)
+            (i32.const 128))
+        (if (call $opened (local.get $dir) (i32.add (local.get $path) (local.get $long))
+                (local.get $long) (i32.const 0) (i32.const 1))
+            (then (return (call $denied (i32.load8_u (i32.const 132))))))
+        (call $read (i32.load (i32.const 132)) (i64.const 65536) (i64.const 0) (i32.const 128))
+        (if (i32.load8_u (i32.const 128))
+            (then (return (call $denied (i32.load8_u (i32.const 132))))))
+        (return (call $ok (i32.load (i32.const 132)) (i32.load (i32.const 136))))))
     (if (i32.eq (local.get $op) (i32.const 100)) (then ;; d
         (call $mkdir (local.get $dir) (local.get $path) (local.get $long) (i32.const 128))
         (return (call $done (i32.const 129)))))

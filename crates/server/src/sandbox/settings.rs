@@ -94,7 +94,8 @@ pub struct TeeConfig {
 pub struct SandboxPolicies {
     /// Sandboxes of one tenant that live at once.
     pub max_sandboxes: u32,
-    /// Whether each execution is attested, whatever its request says.
+    /// Whether each execution is attested, whatever its request says. It always is: `false` is
+    /// refused.
     pub require_attestation: bool,
     /// Whether no code speaks to any host, whatever it is granted.
     pub network_isolation: bool,
@@ -209,6 +210,11 @@ impl SandboxConfig {
         within("sandbox.hold_s", self.hold_s, 0..=limits::HOLD_S_MAX)?;
         let most = 1..=limits::SANDBOXES_MAX;
         within("sandbox.policies.max_sandboxes", policies.max_sandboxes, most)?;
+        if !policies.require_attestation {
+            let reason = "every execution is attested, in the receipt of its outcome: leave it \
+                          true; `attestation.level: basic` tells the least";
+            return refuse("sandbox.policies.require_attestation", reason);
+        }
         let known = |name: &&String| !RUNTIMES.contains(&name.as_str());
         if let Some(name) = self.runtime_digests.keys().find(known) {
             return refuse("sandbox.runtime_digests", format!("there is no runtime `{name}`"));
@@ -376,6 +382,10 @@ attestation: {level: basic, registry: 'https://oacp-registry.example.com', reten
             ("sandbox: {hold_s: 86401}", "`sandbox.hold_s`"),
             ("sandbox: {policies: {max_sandboxes: 0}}", "`sandbox.policies.max_sandboxes`"),
             ("sandbox: {policies: {max_sandbox: 1}}", "max_sandbox"),
+            (
+                "sandbox: {policies: {require_attestation: false}}",
+                "`sandbox.policies.require_attestation`",
+            ),
             ("sandbox: {runtime_digests: {python: abc}}", "runtime_digests"),
             ("sandbox: {env: {'A-B': x}}", "`sandbox.env`"),
             ("sandbox: {env: {'1A': x}}", "`sandbox.env`"),
