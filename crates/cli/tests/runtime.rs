@@ -1,16 +1,19 @@
 //! What an agent asks before it acts, over HTTP.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use proto::identity::principal::Kind;
 use serde_json::{Value, json};
 
-use crate::common::wire::{Ask, Reply, Wire};
+use crate::common::wire::{Ask, Reply, Wire, fresh};
 use crate::common::{Server, allow_all, assert_code, json as printed, rego, text};
 use crate::fuzz::Dice;
 
 const PATH: &str = "/api/v1/runtime/simulate";
-const PLANS: u32 = 1_000;
+const PLANS: u64 = 10_000;
+/// Who asks at once, each from a beginning of its own.
+const ASKING: u64 = 8;
 
 /// A policy has time on a busy machine.
 const PATIENT: &str = "policy: {decision_limit_ms: 5000}";
@@ -314,36 +317,56 @@ fn body(dice: &mut Dice) -> Value {
     body
 }
 
+/// What came of a plan: no failure of ours, and every refusal says what is wrong.
+fn status(body: &Value, reply: &Reply) -> Option<String> {
+    assert!(reply.status < 500, "{} {body}: {}", reply.status, reply.text());
+    if reply.status >= 400 {
+        // It has a code, a category and a message.
+        reply.error();
+        return None;
+    }
+    let answer = reply.good();
+    let status = answer["status"].as_str().unwrap().to_owned();
+    if status != "feasible" {
+        let refusal = &answer["refusal"];
+        for field in ["code", "category", "message"] {
+            assert!(refusal[field].as_str().is_some_and(|t| !t.is_empty()), "{body}: {answer}");
+        }
+    }
+    assert_ne!(
+        answer["feasible"] == true,
+        ["invalid_plan", "skill_unavailable", "budget_insufficient"].contains(&status.as_str()),
+        "{answer}"
+    );
+    Some(status)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_plan_is_answered() {
     let place = Place::new(&rego(RULES)).await;
-    let mut dice = Dice(0x51_4d_55_4c);
-    let mut seen = std::collections::BTreeMap::<String, u32>::new();
-    for _ in 0..PLANS {
-        let body = body(&mut dice);
-        let reply = place.send(&body).await;
-        assert!(reply.status < 500, "{} {body}: {}", reply.status, reply.text());
-        if reply.status >= 400 {
-            reply.error();
-            continue;
-        }
-        let answer = reply.good();
-        let status = answer["status"].as_str().unwrap().to_owned();
-        if status != "feasible" {
-            let refusal = &answer["refusal"];
-            for field in ["code", "category", "message"] {
-                assert!(refusal[field].as_str().is_some_and(|t| !t.is_empty()), "{body}: {answer}");
+    let asking = (0..ASKING).map(|n| {
+        let ask = place.ask();
+        tokio::spawn(async move {
+            let mut dice = Dice(0x51_4d_55_4c + n);
+            let mut seen = BTreeMap::<Option<String>, u64>::new();
+            for _ in 0..PLANS / ASKING {
+                let body = body(&mut dice);
+                let reply = ask.clone().json(&body).idempotency(&fresh("plan")).send().await;
+                *seen.entry(status(&body, &reply)).or_default() += 1;
             }
+            seen
+        })
+    });
+    let mut seen = BTreeMap::<Option<String>, u64>::new();
+    for asking in asking.collect::<Vec<_>>() {
+        for (status, times) in asking.await.unwrap() {
+            *seen.entry(status).or_default() += times;
         }
-        assert_ne!(
-            answer["feasible"] == true,
-            ["invalid_plan", "skill_unavailable", "budget_insufficient"].contains(&status.as_str()),
-            "{answer}"
-        );
-        *seen.entry(status).or_default() += 1;
     }
+    assert_eq!(seen.values().sum::<u64>(), PLANS);
     // Of each kind there were some, or the plans are too much alike.
-    for status in ["feasible", "invalid_plan", "skill_unavailable", "permission_denied"] {
-        assert!(seen.get(status).is_some_and(|times| *times > 10), "{seen:?}");
+    let kinds = ["feasible", "invalid_plan", "skill_unavailable", "permission_denied"];
+    for kind in kinds.map(|kind| Some(kind.to_owned())).into_iter().chain([None]) {
+        assert!(seen.get(&kind).is_some_and(|times| *times > 100), "{kind:?}: {seen:?}");
     }
 }
