@@ -1,7 +1,7 @@
 //! Servers on a database.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use client::Client;
 use ledger::postgres::{self, Owner, Plane, Postgres};
@@ -24,8 +24,18 @@ pub(crate) fn migrated(cluster: &Cluster) -> Database {
 impl Server {
     /// Starts a server on a database.
     pub(crate) fn start_on(database: &Database, yaml: &str) -> Self {
+        Self::start_on_with(database, yaml, Vec::new())
+    }
+
+    /// The same, with variables that its environment has besides.
+    pub(crate) fn start_on_with(
+        database: &Database,
+        yaml: &str,
+        env: Vec<(String, PathBuf)>,
+    ) -> Self {
         let url = database.server_url();
-        let mut server = Self::start(&format!("database: {url:?}\n{yaml}"));
+        let yaml = format!("database: {url:?}\n{yaml}");
+        let mut server = Self::start_with(tempfile::tempdir().unwrap(), &yaml, env);
         server.database = Some(url);
         server
     }

@@ -1,6 +1,6 @@
 //! A system that tools act upon: it remembers every request, and misbehaves where it is told to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,15 +40,29 @@ struct Seen {
 
 type SharedSeen = Arc<Mutex<Seen>>;
 
+/// What is answered of that which waits.
+#[derive(Default)]
+struct Gate {
+    all: bool,
+    paths: BTreeSet<String>,
+}
+
+impl Gate {
+    fn lets(&self, path: &str) -> bool {
+        self.all || self.paths.contains(path)
+    }
+}
+
 /// The system. The first part of a path says how it answers: `/unavailable/…` 503 twice, then
 /// 200; `/limited/…` 429 once with `Retry-After: 2`, then 200; `/broken/…` 500; `/lacking/…` 501;
 /// `/drop/…` not at all, and closes; `/silent/…` not at all the first time, then 200; `/waits/…`
-/// 200 once [`Target::let_go`] says so; `/to/PORT` sends on to `/sent` there, and `/to/metadata` to
-/// where clouds serve credentials; `/echo` with what it was sent; anything else 200.
+/// 200 once [`Target::let_go`] or [`Target::release`] says so; `/to/PORT` sends on to `/sent`
+/// there, and `/to/metadata` to where clouds serve credentials; `/echo` with what it was sent;
+/// anything else 200.
 pub(crate) struct Target {
     address: SocketAddr,
     seen: SharedSeen,
-    held: watch::Sender<bool>,
+    gate: watch::Sender<Gate>,
     serving: AbortHandle,
 }
 
@@ -71,9 +85,9 @@ impl Target {
     fn on(listener: TcpListener, pause: Duration) -> Self {
         let address = listener.local_addr().unwrap();
         let seen = SharedSeen::default();
-        let (held, let_go) = watch::channel(true);
-        let serving = tokio::spawn(serve(listener, seen.clone(), pause, let_go)).abort_handle();
-        Self { address, seen, held, serving }
+        let (gate, gated) = watch::channel(Gate::default());
+        let serving = tokio::spawn(serve(listener, seen.clone(), pause, gated)).abort_handle();
+        Self { address, seen, gate, serving }
     }
 
     /// The leave to call it, an item of `grants.http`.
@@ -114,9 +128,39 @@ impl Target {
         }
     }
 
+    /// Waits until `path` was called so often, and gives the keys that it was called with.
+    pub(crate) async fn keys(&self, path: &str, times: usize) -> Vec<String> {
+        let end = Instant::now() + super::PATIENCE;
+        loop {
+            let seen = self.seen().into_iter().filter(|delivery| delivery.path == path);
+            let keys: Vec<String> = seen.map(|delivery| delivery.key.unwrap()).collect();
+            if keys.len() >= times {
+                return keys;
+            }
+            assert!(Instant::now() < end, "{path} is not called again: {keys:?}");
+            tokio::time::sleep(super::LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits until so many requests have come.
+    pub(crate) async fn busy(&self, requests: usize) {
+        let end = Instant::now() + super::PATIENCE;
+        while self.seen.lock().unwrap().deliveries.len() < requests {
+            assert!(Instant::now() < end, "{requests} requests never come");
+            tokio::time::sleep(super::LOOK_EVERY).await;
+        }
+    }
+
     /// Answers what is held, and whatever comes after it.
     pub(crate) fn let_go(&self) {
-        self.held.send_replace(false);
+        self.gate.send_modify(|gate| gate.all = true);
+    }
+
+    /// Answers what is held for one path, and whatever else comes for that.
+    pub(crate) fn release(&self, path: &str) {
+        self.gate.send_modify(|gate| {
+            gate.paths.insert(path.to_owned());
+        });
     }
 }
 
@@ -130,12 +174,12 @@ async fn serve(
     listener: TcpListener,
     seen: SharedSeen,
     pause: Duration,
-    held: watch::Receiver<bool>,
+    gate: watch::Receiver<Gate>,
 ) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let (seen, held) = (seen.clone(), held.clone());
-        let service = service_fn(move |request| answer(request, seen.clone(), pause, held.clone()));
+        let (seen, gate) = (seen.clone(), gate.clone());
+        let service = service_fn(move |request| answer(request, seen.clone(), pause, gate.clone()));
         let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         // Connections break here on purpose.
         tokio::spawn(async move { connection.await.is_ok() });
@@ -146,7 +190,7 @@ async fn answer(
     request: Request<Incoming>,
     seen: SharedSeen,
     pause: Duration,
-    mut held: watch::Receiver<bool>,
+    mut gate: watch::Receiver<Gate>,
 ) -> Result<Response<Full<Bytes>>, &'static str> {
     let path = request.uri().path().to_owned();
     let header = |name: &str| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
@@ -169,7 +213,7 @@ async fn answer(
         "drop" => return Err("closed without an answer"),
         "silent" if nth == 1 => std::future::pending().await,
         "waits" => {
-            held.wait_for(|held| !held).await.map_err(|_| "the test is over")?;
+            gate.wait_for(|gate| gate.lets(&path)).await.map_err(|_| "the test is over")?;
             response.status(200)
         }
         "unavailable" if nth <= 2 => response.status(503),

@@ -17,7 +17,7 @@ const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 
 /// The clock of a server process.
-struct Clock {
+pub(super) struct Clock {
     file: PathBuf,
     library: PathBuf,
     _folder: TempDir,
@@ -25,7 +25,7 @@ struct Clock {
 
 impl Clock {
     /// The library that shifts it is made here: whoever links Rust programs can compile it.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (file, library) = (folder.path().join("shift"), folder.path().join("clock.so"));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/runs/clock.c");
@@ -41,7 +41,7 @@ impl Clock {
     }
 
     /// Has it show so many seconds more than the time.
-    fn shift(&self, seconds: i64) {
+    pub(super) fn shift(&self, seconds: i64) {
         use std::os::unix::fs::FileExt as _;
         // In place: the process has the file mapped.
         let mut options = fs::OpenOptions::new();
@@ -49,12 +49,17 @@ impl Clock {
         file.write_all_at(&(seconds * 1_000_000).to_ne_bytes(), 0).unwrap();
     }
 
-    async fn place(&self) -> Place {
-        let env = vec![
+    /// What a process needs in its environment to go by it.
+    pub(super) fn env(&self) -> Vec<(String, PathBuf)> {
+        vec![
             ("LD_PRELOAD".to_owned(), self.library.clone()),
             ("TALLY_TEST_CLOCK".to_owned(), self.file.clone()),
-        ];
-        Place::by(|yaml| Server::start_with(tempfile::tempdir().unwrap(), yaml, env), "").await
+        ]
+    }
+
+    pub(super) async fn place(&self) -> Place {
+        let start = |yaml: &str| Server::start_with(tempfile::tempdir().unwrap(), yaml, self.env());
+        Place::by(start, "").await
     }
 }
 

@@ -6,10 +6,9 @@ use proto::actions::reconcile_action_request::Outcome;
 use proto::actions::{Action, GetActionRequest, ReconcileActionRequest};
 use proto::runs::{ReplayRunRequest, Run, RunState, StartRunRequest};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
 
 use super::{Place, named, reaches, states, until, with, workflow};
-use crate::common::{LOOK_EVERY, PATIENCE, text};
+use crate::common::text;
 
 async fn begun(place: &Place, steps: &[Value]) -> String {
     let request = StartRunRequest { wait_ms: Some(0), ..workflow(steps) };
@@ -50,20 +49,6 @@ async fn action_of(place: &Place, run: &Run, step: usize) -> Action {
 fn crash(place: &mut Place) {
     place.server.kill();
     place.server.restart();
-}
-
-/// Waits until `path` was called so often, and gives the keys that it was called with.
-async fn keys(place: &Place, path: &str, times: usize) -> Vec<String> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let seen = place.target.seen().into_iter().filter(|delivery| delivery.path == path);
-        let keys: Vec<String> = seen.map(|delivery| delivery.key.unwrap()).collect();
-        if keys.len() >= times {
-            return keys;
-        }
-        assert!(Instant::now() < end, "{path} is not called again: {keys:?}");
-        sleep(LOOK_EVERY).await;
-    }
 }
 
 fn hurried(step: Value) -> Value {
@@ -183,9 +168,9 @@ async fn a_dead_letter_has_its_effect_once_whatever_crashes() {
         replayed(&place, &id, "resume").await;
     }
     // The other side has it: what is idempotent is repeated, as the same action.
-    keys(&place, "/waits/held", 1).await;
+    place.target.keys("/waits/held", 1).await;
     crash(&mut place);
-    let held = keys(&place, "/waits/held", 2).await;
+    let held = place.target.keys("/waits/held", 2).await;
     assert_eq!(held[0], held[1], "one action, one key");
     place.target.let_go();
     let run = reaches(&place.agent, &id, RunState::Succeeded).await;
@@ -210,7 +195,7 @@ async fn the_last_attempt_of_a_dead_letter_is_left_to_people() {
         place.call("after", "PUT", "/after"),
     ];
     let id = begun(&place, &steps).await;
-    keys(&place, "/waits/last", 1).await;
+    place.target.keys("/waits/last", 1).await;
     crash(&mut place);
     let run = doubted(&place, &id, 0).await;
     crash(&mut place);
@@ -220,7 +205,7 @@ async fn the_last_attempt_of_a_dead_letter_is_left_to_people() {
     assert_eq!(run.error.as_ref().unwrap().code, "attempt_lost", "{run:?}");
     crash(&mut place);
     replayed(&place, &id, "resume").await;
-    let asked = keys(&place, "/waits/last", 2).await;
+    let asked = place.target.keys("/waits/last", 2).await;
     assert_ne!(asked[0], asked[1], "another action, another key");
     place.target.let_go();
     reaches(&place.agent, &id, RunState::Succeeded).await;
