@@ -1,6 +1,7 @@
 //! Runs, over HTTP: what they do, how they end, and how they are steered.
 
 mod again;
+mod allowance;
 mod bounds;
 mod clock;
 mod doubt;
@@ -52,7 +53,11 @@ impl Place {
 
     /// The same with a server that is started in another way.
     async fn by(start: impl FnOnce(&str) -> Server, yaml: &str) -> Self {
-        let target = Target::start().await;
+        Self::calling(Target::start().await, start, yaml).await
+    }
+
+    /// The same with a host that behaves in another way.
+    async fn calling(target: Target, start: impl FnOnce(&str) -> Server, yaml: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
         let folder = files.path();
         let base = format!(

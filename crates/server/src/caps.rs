@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::limits;
 
 pub(crate) use guard::{Held, circuit_of, counts, enter, is_put_off, within};
-pub(crate) use refill::refill;
+pub(crate) use refill::count;
 pub use settings::{CapsConfig, Counted};
 
 const MINUTE_MICROS: i64 = 60_000_000;

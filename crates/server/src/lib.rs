@@ -40,6 +40,7 @@ mod paging;
 mod policies;
 mod rate;
 mod receipts;
+mod recent;
 mod recovery;
 mod runs;
 mod runtime;

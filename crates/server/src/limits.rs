@@ -181,6 +181,8 @@ pub(crate) const EXPERIENCE_KEEP_RECEIPTS: u64 = 20_000;
 pub(crate) const EXPERIENCE_KEEP_EVERY: Duration = Duration::from_secs(30);
 /// Receipts that are read at once.
 pub(crate) const EXPERIENCE_PAGE: u32 = 512;
+/// Failures of a tool that an agent is told of: those that happened most often.
+pub(crate) const FAILURE_PATTERNS_MAX: usize = 10;
 /// How often an agent says that it is there.
 pub(crate) const HEARTBEAT_EVERY_S: u32 = 30;
 /// Heartbeats that may be missed before an agent is stale.
@@ -202,8 +204,8 @@ pub const PUT_OFF_MAX: Duration = Duration::from_secs(30);
 pub const QUEUE_HELD_REST: Duration = Duration::from_millis(25);
 /// Bounds on writes that are kept although nothing happened of late.
 pub const CAP_WINDOWS_KEPT: usize = 10_000;
-/// Receipts that are read back at once to count the writes of the last minute.
-pub const CAP_REFILL_PAGE: u32 = 1_000;
+/// Receipts that are read back at once to count what began in the last minute.
+pub const REFILL_PAGE: u32 = 1_000;
 /// Workflows of one tenant that are kept.
 pub const WORKFLOWS_MAX: usize = 1_000;
 /// Plans of kept workflows that stay compiled: at most 1 MiB each, and mostly a few KiB.

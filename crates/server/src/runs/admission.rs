@@ -70,6 +70,14 @@ impl Admission {
         Self { config, tenants, waiting, active: 0, last: None }
     }
 
+    /// So many runs of a tenant began at that time, under a server before this one.
+    pub(super) fn restore(&mut self, tenant: &TenantId, at: Instant, began: usize) {
+        let own = self.tenants.entry(tenant.clone()).or_default();
+        let (since, before) = own.minute.unwrap_or((at, 0));
+        let began = u32::try_from(began).unwrap_or(u32::MAX);
+        own.minute = Some((since.min(at), before.saturating_add(began)));
+    }
+
     /// A new run wants to begin. Nobody overtakes those of its tenant that wait.
     pub(super) fn enter(&mut self, tenant: &TenantId, id: &RunId, now: Instant) -> Entry {
         let free = self.active < self.config.concurrency;
@@ -177,6 +185,7 @@ mod tests {
             concurrency_per_tenant: per_tenant,
             per_minute_per_tenant: 100,
             queued_per_tenant: 3,
+            ..RunsConfig::default()
         }
     }
 
@@ -226,5 +235,19 @@ mod tests {
         wait(&mut admission, "a", "run_3");
         assert_eq!(admission.next(now), None);
         assert_eq!(admission.next(now + MINUTE).unwrap().1, id("run_3"));
+    }
+
+    #[test]
+    fn what_began_before_a_restart_counts_until_its_minute_is_over() {
+        let per_minute = RunsConfig { per_minute_per_tenant: 3, ..config(10, 10) };
+        let mut admission = Admission::new(per_minute);
+        let now = Instant::now();
+        let second = Duration::from_secs(1);
+        admission.restore(&tenant("a"), now + second, 1);
+        admission.restore(&tenant("a"), now, 1);
+        let mut enter = |name: &str, at| admission.enter(&tenant("a"), &id(name), at);
+        assert_eq!(enter("run_1", now + second), Entry::Admitted);
+        assert_eq!(enter("run_2", now + second), Entry::Queued);
+        assert_eq!(enter("run_3", now + MINUTE), Entry::Admitted);
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod launch;
 mod live;
 mod members;
 mod name;
+mod refill;
 mod replay;
 mod retention;
 mod settings;
@@ -46,6 +47,7 @@ pub(crate) use join::keep;
 pub(crate) use launch::{Launch, launch};
 pub(crate) use members::Members;
 pub(crate) use name::workflow_of;
+pub(crate) use refill::count;
 pub(crate) use retention::dropped;
 pub use settings::RunsConfig;
 

@@ -17,6 +17,8 @@ pub struct RunsConfig {
     pub per_minute_per_tenant: u32,
     /// Runs of one tenant that may wait for their turn. A further one is refused.
     pub queued_per_tenant: usize,
+    /// Calls of one run that may write, where whoever starts it does not ask for fewer.
+    pub writes_per_run: u32,
 }
 
 impl Default for RunsConfig {
@@ -26,6 +28,7 @@ impl Default for RunsConfig {
             concurrency_per_tenant: 256,
             per_minute_per_tenant: 600_000,
             queued_per_tenant: 10_000,
+            writes_per_run: 10_000,
         }
     }
 }
@@ -33,7 +36,7 @@ impl Default for RunsConfig {
 impl RunsConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let least = [self.concurrency, self.concurrency_per_tenant, self.queued_per_tenant];
-        if least.contains(&0) || self.per_minute_per_tenant == 0 {
+        if least.contains(&0) || [self.per_minute_per_tenant, self.writes_per_run].contains(&0) {
             let reason = "each number is at least 1".to_owned();
             return Err(ConfigError::Value { key: "runs", reason });
         }

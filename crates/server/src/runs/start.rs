@@ -151,6 +151,9 @@ async fn begin(
 ) -> Result<Started> {
     let now = shared.now();
     let document = Document::new(caller, wanted.plan.clone(), wanted.input.clone())?;
+    let most = shared.config.runs.writes_per_run;
+    let wanted =
+        Wanted { writes_max: Some(wanted.writes_max.map_or(most, |own| own.min(most))), ..wanted };
     let request = Held::new(request(caller, id, &wanted, &document, now)?);
     let absent = || Refused::internal("a request that makes no run");
     let mut run = Run::requested(id, request.clone(), now).ok_or_else(absent)?;
