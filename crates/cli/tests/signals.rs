@@ -82,6 +82,13 @@ impl Place {
         skills["fs_read"]["avg_latency_ms"].clone()
     }
 
+    /// How reading a file is known to fail.
+    async fn failure_patterns(&self) -> Value {
+        let now = self.agent.get_capabilities(&GetCapabilitiesRequest::default()).await.unwrap();
+        let skills: Value = now.skills.unwrap().decode().unwrap();
+        skills["fs_read"]["known_failure_patterns"].clone()
+    }
+
     async fn divergence(&self) -> GetDivergenceResponse {
         self.server.owner.get_divergence(&GetDivergenceRequest::default()).await.unwrap()
     }
@@ -165,6 +172,22 @@ async fn estimates_follow_from_receipts() {
 async fn estimates_follow_from_receipts_on_postgresql() {
     let database = migrated(Cluster::shared());
     learns(Place::of(|yaml| Server::start_on(&database, yaml)).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_tool_fails_is_known_from_how_it_failed() {
+    let mut place = Place::new().await;
+    place.reads(1, 0).await;
+    assert_eq!(place.failure_patterns().await, json!([]), "nothing has failed");
+    std::fs::create_dir(place.files.path().join("folder")).unwrap();
+    assert_eq!(place.read("folder").await, State::Failed);
+    assert_eq!(place.failure_patterns().await, json!(["not_a_file"]));
+    place.reads(0, 2).await;
+    let known = json!(["path_not_found", "not_a_file"]);
+    assert_eq!(place.failure_patterns().await, known, "the most frequent first");
+    place.server.kill();
+    place.server.restart();
+    assert_eq!(place.failure_patterns().await, known);
 }
 
 #[tokio::test(flavor = "multi_thread")]

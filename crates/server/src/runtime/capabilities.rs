@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use kernel::account::Account;
+use kernel::experience::Experience;
 use kernel::failure::Category;
 use kernel::ids::{AccountId, ToolId};
 use kernel::machine::{Kind, State};
@@ -22,6 +23,7 @@ use super::verdict;
 use super::wire::{signed, unsigned};
 use crate::actions;
 use crate::error::{Refused, Result};
+use crate::limits;
 use crate::rate::Allowance;
 use crate::shared::{Caller, Shared};
 use crate::toolbox::{self, Found};
@@ -54,23 +56,22 @@ pub(super) fn get(
     let account = account_of(shared, caller, caller.account.as_ref())?;
     let mut capabilities = BTreeMap::new();
     let listed = skills::listed(shared, caller)?;
-    let usual_ms = usual_ms(shared, caller, &listed)?;
+    let mut learnt = learnt(shared, caller, &listed)?;
     for tool in &listed {
         let manifest = tool.manifest();
         let model = skills::model(manifest)?;
         let cost = model.per_call_micro_usd;
         let reason = lack(account.as_ref(), cost, allowance);
         let effect = verdict::in_general(shared, caller, tool, shared.now())?;
-        let patterns = manifest.failure_modes.iter().filter(|mode| mode.retryable);
         let capability = Capability {
             available: reason.is_none(),
             reason,
             policy: effect.map(|effect| actions::effect(effect).as_str_name()),
             tool_id: manifest.id.to_string(),
             cost_estimate_cents: signed(cents(cost)),
-            avg_latency_ms: unsigned(*usual_ms.get(&manifest.id).unwrap_or(&model.latency_ms)),
+            avg_latency_ms: unsigned(*learnt.ms.get(&manifest.id).unwrap_or(&model.latency_ms)),
             rate_limit_remaining: allowance.remaining,
-            known_failure_patterns: patterns.map(|mode| mode.code.clone()).collect(),
+            known_failure_patterns: learnt.failures.remove(&manifest.id).unwrap_or_default(),
         };
         capabilities.insert(skills::name(tool).to_owned(), capability);
     }
@@ -91,21 +92,38 @@ pub(super) fn get(
     })
 }
 
-/// How long the tools usually take, as far as that is known of earlier attempts.
-fn usual_ms(
-    shared: &Shared,
-    caller: &Caller,
-    tools: &[Found<'_>],
-) -> Result<BTreeMap<ToolId, u64>> {
+/// What is known of earlier attempts.
+struct Learnt {
+    /// How long they usually take.
+    ms: BTreeMap<ToolId, u64>,
+    /// The codes of how they failed, the most frequent first.
+    failures: BTreeMap<ToolId, Vec<String>>,
+}
+
+fn learnt(shared: &Shared, caller: &Caller, tools: &[Found<'_>]) -> Result<Learnt> {
     let now = shared.now();
     shared.experiences.read(&shared.ledger, &caller.log(), |experience| {
-        let usual = tools.iter().filter_map(|tool| {
-            let id = &tool.manifest().id;
+        let ids = tools.iter().map(|tool| &tool.manifest().id);
+        let usual = |id: &ToolId| {
             let ms = experience.history(&caller.environment, id, now)?.usual_ms()?;
             Some((id.clone(), ms))
-        });
-        usual.collect()
+        };
+        Learnt { ms: ids.filter_map(usual).collect(), failures: failures(experience) }
     })
+}
+
+/// The failures of each tool, by their codes.
+fn failures(experience: &Experience) -> BTreeMap<ToolId, Vec<String>> {
+    let mut failures: BTreeMap<ToolId, Vec<(u64, &str)>> = BTreeMap::new();
+    for (tool, code, lesson) in experience.lessons().all() {
+        failures.entry(tool.clone()).or_default().push((lesson.count, code));
+    }
+    let ordered = |(tool, mut known): (ToolId, Vec<(u64, &str)>)| {
+        known.sort_unstable_by(|(a, one), (b, other)| b.cmp(a).then(one.cmp(other)));
+        known.truncate(limits::FAILURE_PATTERNS_MAX);
+        (tool, known.into_iter().map(|(_, code)| code.to_owned()).collect())
+    };
+    failures.into_iter().map(ordered).collect()
 }
 
 /// A request may name the caller, and nobody else.
