@@ -166,11 +166,11 @@ impl Reply {
     }
 }
 
-/// A text that was not used before.
+/// A text that was not used before, and begins no other one.
 pub(crate) fn fresh(prefix: &str) -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{prefix}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("{prefix}-{:06}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Every REST path with its route, in both spellings.

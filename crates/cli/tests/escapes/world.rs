@@ -109,7 +109,7 @@ fn sockets() -> Vec<Case> {
             request: crate::escapes::case::python(
                 "import socket\nsocket.socket(socket.AF_INET, getattr(socket, 'SOCK_RAW', 3))",
             ),
-            want: crash("raised", "Error"),
+            want: crash("raised", "OSError: [Errno 66] Protocol not supported"),
         },
     ]
 }
@@ -126,27 +126,51 @@ fn processes() -> Vec<Case> {
         want: crash("raised", says),
     };
     vec![
-        python("Python forks", "import os\nos.fork()", "no attribute 'fork'"),
-        python("Python runs a shell", "import os\nos.system('id')", "no attribute 'system'"),
+        python(
+            "Python forks",
+            "import os\nos.fork()",
+            "AttributeError: module 'os' has no attribute 'fork'",
+        ),
+        python(
+            "Python runs a shell",
+            "import os\nos.system('id')",
+            "AttributeError: module 'os' has no attribute 'system'",
+        ),
         python(
             "Python becomes a shell",
             "import os\nos.execv('/bin/sh', ['sh'])",
-            "no attribute 'execv'",
+            "AttributeError: module 'os' has no attribute 'execv'",
         ),
         python(
             "Python runs a program",
             "import subprocess\nsubprocess.run(['id'])",
             "does not support processes",
         ),
-        python("Python kills init", "import os\nos.kill(1, 9)", "no attribute 'kill'"),
-        python("Python loads a library", "import ctypes", "No module named 'ctypes'"),
+        python(
+            "Python kills init",
+            "import os\nos.kill(1, 9)",
+            "AttributeError: module 'os' has no attribute 'kill'",
+        ),
+        python(
+            "Python loads a library",
+            "import ctypes",
+            "ModuleNotFoundError: No module named 'ctypes'",
+        ),
         python(
             "Python starts a thread",
             "import threading\nthreading.Thread(target=print).start()",
-            "can't start new thread",
+            "RuntimeError: can't start new thread",
         ),
-        javascript("JavaScript has no process", "return process.env", "process is not defined"),
-        javascript("JavaScript requires", "return require('fs')", "require is not defined"),
+        javascript(
+            "JavaScript has no process",
+            "return process.env",
+            "ReferenceError: process is not defined",
+        ),
+        javascript(
+            "JavaScript requires",
+            "return require('fs')",
+            "ReferenceError: require is not defined",
+        ),
         javascript("JavaScript imports", "return import('node:fs')", "can import nothing"),
     ]
 }
