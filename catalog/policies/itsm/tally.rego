@@ -71,6 +71,16 @@ suspicious := {
 	"system prompt",
 	"api key",
 	"close all tickets",
+	"close all incidents",
+	"raise inc0",
+	"raise all",
+	"raise every",
+	"raise the other",
+	"raise other",
+	"priority of all",
+	"priority of every",
+	"priority of the other",
+	"priority of other",
 }
 
 suspect if {

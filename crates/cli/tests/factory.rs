@@ -46,12 +46,7 @@ impl Plant {
 
     /// Publishes a version and has it approved.
     async fn approved(&self, document: &Value, budget: Option<ErrorBudget>) -> Release {
-        let version = document["metadata"]["version"].as_str().unwrap().to_owned();
-        let workflow = document["metadata"]["name"].as_str().unwrap().to_owned();
-        publish(&self.builder, document).await.unwrap();
-        let request = CreateReleaseRequest { workflow, version, error_budget: budget };
-        let made = self.builder.create_release(&request, None).await.unwrap();
-        approve(&self.approver, &made.release_id).await.unwrap()
+        approved(&self.builder, &self.approver, document, budget).await
     }
 
     /// Has runs take a release: a share, or all.
@@ -71,6 +66,27 @@ impl Plant {
         let request = GetReleaseRequest { release_id: id.to_owned() };
         self.operator.get_release(&request).await.unwrap()
     }
+}
+
+async fn approved(
+    builder: &Client,
+    approver: &Client,
+    document: &Value,
+    error_budget: Option<ErrorBudget>,
+) -> Release {
+    let version = document["metadata"]["version"].as_str().unwrap().to_owned();
+    let workflow = document["metadata"]["name"].as_str().unwrap().to_owned();
+    publish(builder, document).await.unwrap();
+    let request = CreateReleaseRequest { workflow, version, error_budget };
+    let made = builder.create_release(&request, None).await.unwrap();
+    approve(approver, &made.release_id).await.unwrap()
+}
+
+/// Has all runs on a server take a document: the owner's, and approved by somebody else.
+pub(crate) async fn released(server: &Server, approver: &Client, document: &Value) {
+    let release_id = approved(&server.owner, approver, document, None).await.release_id;
+    let request = PromoteReleaseRequest { release_id, canary_percent: None };
+    server.owner.promote_release(&request, None).await.unwrap();
 }
 
 /// A document of these steps.
@@ -105,7 +121,7 @@ async fn approve(who: &Client, id: &str) -> Result<Release, client::Error> {
 }
 
 /// A run of a kept workflow, by what is in force.
-fn named(workflow: &str) -> StartRunRequest {
+pub(crate) fn named(workflow: &str) -> StartRunRequest {
     StartRunRequest {
         workflow_name: workflow.to_owned(),
         input: Some(Json::of(&json!({"sys_id": "1"})).unwrap()),

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use kernel::bundle::{
     CHECKPOINT, CONTROL, COST, MANIFEST, RUN, SUMS, VERIFY, VKEY, borrowed, key_path, policy_path,
-    proof_path, receipt_path, sigstore_path, verify_files,
+    proof_path, receipt_path, sigstore_path, verify_files, workflow_path,
 };
 use kernel::values::Digest;
 use kernel::verify::Trust;
@@ -123,8 +123,12 @@ fn complete(scene: &Scene) {
             assert!(of.iter().all(|path| control.contains(&format!("{CONTROL}{path}"))), "{index}");
         }
         let others: Vec<&String> = found.symmetric_difference(&expected).collect();
-        let [policy] = others.as_slice() else { panic!("more or less than a policy: {others:?}") };
-        assert_eq!(**policy, policy_path(&Digest::of(&bundle.files[*policy])));
+        let mut named: Vec<fn(&Digest) -> String> = vec![policy_path];
+        named.extend(of_run.then_some(workflow_path as fn(&Digest) -> String));
+        assert_eq!(others.len(), named.len(), "more or less than a policy and a text: {others:?}");
+        for (path, name) in others.into_iter().zip(named) {
+            assert_eq!(*path, name(&Digest::of(&bundle.files[path])));
+        }
         let index = bundle.indices()[0];
         let proof = &bundle.files[&proof_path(index)];
         let head = format!("c2sp.org/tlog-proof@v1\nindex {index}\n");

@@ -17,7 +17,7 @@ use crate::common::{Server, action, allow_all, assert_code, reaches, refusal};
 
 /// A key that is nowhere by chance.
 pub(crate) const KEY: &str = "sk-Wv4Hd8-the-key-of-the-simulator";
-const FORMS: [&str; 3] = ["openai", "openai_responses", "anthropic"];
+const FORMS: [&str; 4] = ["openai", "openai_responses", "anthropic", "azure_openai"];
 /// Micro-USD of a token: what is read, and what is written.
 const PRICES: (i64, i64) = (2, 8);
 
@@ -29,13 +29,17 @@ fn section(simulator: &Simulator, more: &Value) -> String {
 /// A provider for each form, with these settings besides.
 pub(crate) fn providers(simulator: &Simulator, more: &Value) -> String {
     let provider = |form: &str| {
-        let base = if form == "anthropic" { "" } else { "/v1" };
+        let base = if ["anthropic", "azure_openai"].contains(&form) { "" } else { "/v1" };
         let model = json!({"input": PRICES.0 * 1_000_000, "output": PRICES.1 * 1_000_000,
             "context": 50_000, "max_tokens": 200});
         let mut provider = json!({
             "name": form, "form": form, "base_url": format!("{}{base}", simulator.url),
             "key": "simulator", "private": true, "models": {"sim-small": model},
         });
+        if form == "azure_openai" {
+            provider["api_version"] = json!("2024-10-21");
+            provider["deployments"] = json!({"sim-small": "our-deployment"});
+        }
         for (name, value) in more.as_object().unwrap() {
             provider[name] = value.clone();
         }
@@ -346,6 +350,32 @@ async fn what_has_no_price_or_is_no_purse_does_not_run() {
     let code = done.map_or_else(|e| refusal(Err::<(), _>(e)).1, |a| a.error.unwrap().code);
     assert_eq!(code, "budget_exceeded");
     assert_eq!(scene.server.account("poor").await.spent_micro_usd, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_has_the_key_is_not_passed_on() {
+    let told = format!("As you wish: {KEY}");
+    // Once more in JSON, which may write it in its own way.
+    let escaped = format!("{{\"n\": 7, \"note\": \"\\u0073{}\"}}", &KEY[1..]);
+    let rules = json!([{"match": "form", "reply": escaped}, {"match": "key", "reply": told}]);
+    let mut scene = Scene::new(&rules, &json!({})).await;
+    let mut seen = String::new();
+    for form in FORMS {
+        for params in [
+            json!({"prompt": "the key"}),
+            json!({"prompt": "the key", "stream": true}),
+            json!({"prompt": "in form", "output_schema": {"type": "object"}}),
+        ] {
+            let done = scene.ask(form, &params).await;
+            assert_eq!((failed(&done).as_str(), done.attempt), ("model_told_key", 1), "{form}");
+            assert!(done.cost_micro_usd > 0, "what it cost is paid");
+            seen.push_str(&format!("{done:?} {}", scene.told(&done).await));
+        }
+    }
+    scene.server.terminate();
+    seen.push_str(&scene.server.log());
+    assert!(!seen.contains(KEY), "the key is told");
+    assert!(!holds(&scene.server.data, KEY), "the key is kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]

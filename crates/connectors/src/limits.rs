@@ -91,6 +91,8 @@ pub const LLM_OVERHEAD_TOKENS: u64 = 1_024;
 pub const LLM_REPAIRS: u32 = 2;
 /// How often it may be shown.
 pub const LLM_REPAIRS_MAX: u32 = 5;
+/// The least that a key has to have so that answers are looked through for it.
+pub const LLM_KEY_BYTES_MIN: usize = 8;
 /// Bytes of what a model is told is wrong with its answer.
 pub const LLM_REPAIR_BYTES_MAX: usize = 1_024;
 /// Tokens of that, with the words around it.

@@ -30,9 +30,8 @@ const EFFECTS: [Effect; 3] = [
             ("connectors", "the egress gateway: every effect of an action leaves through it"),
             ("client", "the client of our own API"),
             ("cli/src/commands/dev/", "simulators call back, to this machine alone"),
-            ("mcpkit", "clients that tests drive; never part of what is shipped"),
+            ("mcpkit", "clients that tests drive, and a browser; never part of what is shipped"),
             ("bench", "the load generator"),
-            ("mcpkit", "the browser of the conformance suite's client"),
             (
                 "server/src/witnesses/",
                 "witnesses cosign our checkpoints: no action, and only where the operator says",

@@ -39,6 +39,23 @@ impl Bundle {
         }
     }
 
+    /// What is of the control log, as a bundle of its own, where there is something.
+    pub(crate) fn control(&self) -> Option<Self> {
+        let own = self.files.iter();
+        let own = own.filter_map(|(path, file)| {
+            Some((path.strip_prefix(bundle::CONTROL)?.to_owned(), file.clone()))
+        });
+        let files: BTreeMap<String, Vec<u8>> = own.collect();
+        (!files.is_empty()).then_some(Self { files })
+    }
+
+    /// Puts a bundle in the place of what is of the control log.
+    pub(crate) fn put_control(&mut self, control: Self) {
+        self.files.retain(|path, _| !path.starts_with(bundle::CONTROL));
+        let named = |(path, file)| (format!("{}{path}", bundle::CONTROL), file);
+        self.files.extend(control.files.into_iter().map(named));
+    }
+
     /// The indices of the receipts that are there.
     pub(crate) fn indices(&self) -> Vec<u64> {
         let names = self.files.keys().filter_map(|path| path.strip_prefix("receipts/"));

@@ -185,7 +185,13 @@ fn outside_range(scene: &Scene) -> Bundle {
 
 /// Every case, in the order of the table.
 pub(super) fn cases() -> Vec<Case> {
-    of_bytes().into_iter().chain(of_files()).chain(of_the_log()).chain(of_a_run()).collect()
+    of_bytes()
+        .into_iter()
+        .chain(of_files())
+        .chain(of_the_log())
+        .chain(of_a_run())
+        .chain(of_governance())
+        .collect()
 }
 
 fn of_bytes() -> [Case; 8] {
@@ -339,6 +345,72 @@ fn embellished(scene: &Scene) -> Bundle {
     assert_ne!(changed, told);
     bundle.files.insert(RUN.to_owned(), changed.into());
     bundle
+}
+
+/// The bundle of a run, with what is of the control log changed.
+fn of_control(scene: &Scene, change: impl FnOnce(&mut Bundle, u64)) -> Bundle {
+    let mut bundle = scene.run.clone();
+    let mut control = bundle.control().unwrap();
+    // Somebody's yes to the release.
+    let tells = |index: &u64| {
+        let payload = Envelope::parse(&control.receipt(*index)).unwrap().payload;
+        String::from_utf8(payload).unwrap().contains("release.approved")
+    };
+    let victim = control.indices().into_iter().find(tells).unwrap();
+    change(&mut control, victim);
+    bundle.put_control(control);
+    bundle
+}
+
+/// What can be done to what a run rests on.
+fn of_governance() -> [Case; 3] {
+    let case = |what, by, make, sights| Case { what, by, make, held: None, sights };
+    [
+        case(
+            "byte in a receipt of the control log",
+            ANYBODY,
+            |scene| {
+                let mut bundle = of_control(scene, |control, victim| {
+                    let mut envelope = control.receipt(victim);
+                    flip_after(&mut envelope, "\"payload\":\"", 40);
+                    control.put(victim, &envelope);
+                });
+                bundle.list();
+                bundle
+            },
+            [RELISTED, SEES, SEES, SEES, SEES, SEES, SEES, SEES],
+        ),
+        case(
+            "approval of the release left out of the control log, signed anew",
+            OPERATOR,
+            |scene| {
+                let mut bundle = of_control(scene, |control, victim| {
+                    for path in [receipt_path(victim), sigstore_path(victim), proof_path(victim)] {
+                        control.files.remove(&path).unwrap();
+                    }
+                });
+                bundle.sign_selection(scene.operator.current());
+                bundle
+            },
+            [RELISTED, RESIGNED, RESIGNED, ENVELOPES, PRESENT, PRESENT, SEES, SEES],
+        ),
+        case(
+            "approval of the release by a key put among those of the control log, signed anew",
+            OPERATOR,
+            |scene| {
+                let mut bundle = of_control(scene, |control, victim| {
+                    let key = scene.forger.current();
+                    let payload = Envelope::parse(&control.receipt(victim)).unwrap().payload;
+                    control.put(victim, &signed(&payload, key));
+                    let file = pem::encode(key.spki_der()).into();
+                    control.files.insert(key_path(&key.key_id()), file);
+                });
+                bundle.sign_selection(scene.operator.current());
+                bundle
+            },
+            [RELISTED, SEES, SEES, SEES, SEES, SEES, SEES, SEES],
+        ),
+    ]
 }
 
 /// What can be done to the bundle of a run.

@@ -18,14 +18,18 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::bundle::Bundle;
+use crate::common::target::Target;
 use crate::common::{Server, action, allow_all, assert_code, text};
-use crate::runs::{approve_step, reaches, with, workflow};
+use crate::factory::{document, echo, named, released};
+use crate::runs::{approve_step, reaches, with};
 
 /// What to export for all of a log.
 const WHOLE: [&str; 1] = ["--full-log"];
 
 /// The log that all this is about.
 pub(super) const ORIGIN: &str = "tally.test/main/main";
+/// The log that says what its runs rest on.
+const CONTROL_ORIGIN: &str = "tally.test/main/control";
 
 /// The keys of a tenant, as whoever holds its key folder has them.
 pub(super) struct Signers {
@@ -89,6 +93,9 @@ pub(super) struct Scene {
     pub(super) pems: Vec<String>,
     /// The log's verifier key as the server publishes it.
     pub(super) log_key: String,
+    /// The same two of the control log.
+    pub(super) control_pems: Vec<String>,
+    pub(super) control_key: String,
     _keys: TempDir,
 }
 
@@ -105,18 +112,21 @@ async fn act(agent: &Client, times: u64) -> String {
     last
 }
 
-/// A run that waits for a person and gets a yes.
-async fn run(server: &Server, agent: &Client) -> String {
-    let step = |id: &str| {
-        let input = json!({"input": id, "filter": "."});
-        json!({"id": id, "action": "core.json_transform", "input": input})
-    };
-    let steps = [step("first"), with(step("second"), json!({"approval": {"quorum": 1}}))];
-    let request = StartRunRequest { wait_ms: None, ..workflow(&steps) };
-    let run = agent.start_run(&request, Some("once")).await.unwrap();
+/// A run of a released workflow, which calls a host and then waits for a person, who says yes.
+async fn run(server: &Server, agent: &Client, target: &Target) -> String {
+    let url = format!("http://127.0.0.1:{}/put", target.port());
+    let call = json!({"method": "PUT", "url": url});
+    let steps = [
+        json!({"id": "first", "action": "core.http_call", "input": call}),
+        with(echo("second", &json!("second")), json!({"approval": {"quorum": 1}})),
+    ];
     let approver = server.principal(Kind::User, &["approver"]).await;
+    released(server, &approver, &document("flagship", "1.0.0", &steps)).await;
+    let request = StartRunRequest { wait_ms: None, ..named("flagship") };
+    let run = agent.start_run(&request, Some("once")).await.unwrap();
     let run = reaches(agent, &run.run_id, RunState::WaitingApproval).await;
     approve_step(&approver, &run, "second").await;
+    assert_eq!(target.arrivals("/put").len(), 1);
     reaches(agent, &run.run_id, RunState::Succeeded).await.run_id
 }
 
@@ -138,11 +148,11 @@ fn copy(data: &Path) -> Server {
     Server::start_in(folder, "")
 }
 
-/// The log's receipt keys and its own, as everybody may ask for them.
-async fn published(server: &Server) -> (Vec<String>, String) {
+/// A log's receipt keys and its own, as everybody may ask for them.
+async fn published(server: &Server, origin: &str) -> (Vec<String>, String) {
     let request = GetTenantKeysRequest { tenant: "main".to_owned() };
     let keys = server.owner.get_tenant_keys(&request).await.unwrap().keys;
-    let of_log = keys.iter().filter(|key| key.origin == ORIGIN);
+    let of_log = keys.iter().filter(|key| key.origin == origin);
     let receipt = of_log.clone().filter(|key| key.purpose() == TrustPurpose::Receipt);
     let log = of_log.clone().find(|key| !key.vkey.is_empty()).unwrap();
     (receipt.map(|key| key.public_key_pem.clone()).collect(), log.vkey.clone())
@@ -165,7 +175,10 @@ async fn stranger(server: &Server) -> Bundle {
 
 impl Scene {
     pub(super) async fn new() -> Self {
-        let mut server = Server::start("");
+        let target = Target::start().await;
+        let settings =
+            format!("grants: {{http: [{}]}}\npolicy: {{decision_limit_ms: 5000}}", target.grant());
+        let mut server = Server::start(&settings);
         server.publish(&allow_all()).await;
         let agent = server.key(Kind::Agent, &["agent"], "dev").await;
         let as_agent = |server: &Server| Client::new(&server.url, &agent).unwrap();
@@ -179,7 +192,7 @@ impl Scene {
         let forked = exported(&copy, &copy.owner_key(), &WHOLE);
         server.restart();
         let action = act(&as_agent(&server), 1).await;
-        let run = run(&server, &as_agent(&server)).await;
+        let run = run(&server, &as_agent(&server), &target).await;
         let late = exported(&server, &server.owner_key(), &WHOLE);
         let selected = exported(&server, &server.owner_key(), &["--action-id", &action]);
         let run = exported(&server, &server.owner_key(), &["--run", &run]);
@@ -187,7 +200,8 @@ impl Scene {
         assert_eq!(early.receipts(), late.receipts()[..early.receipts().len()]);
         let stranger = stranger(&server).await;
         let keys = tempfile::tempdir().unwrap();
-        let (pems, log_key) = published(&server).await;
+        let (pems, log_key) = published(&server, ORIGIN).await;
+        let (control_pems, control_key) = published(&server, CONTROL_ORIGIN).await;
         let shown = server.tally(&server.owner_key(), &["tenant", "keys", "main", "--json"]);
         let published = serde_json::from_str(&text(&shown)).unwrap();
         let operator = Signers::of(&server.data.join("keys"), &late);
@@ -207,6 +221,8 @@ impl Scene {
             published,
             pems,
             log_key,
+            control_pems,
+            control_key,
             _keys: keys,
         }
     }

@@ -1,10 +1,10 @@
 // Checks the Sigstore bundles of unpacked evidence with @sigstore/bundle and @sigstore/verify.
 //
-// Arguments: the node_modules that has them. Standard input: {name: {"dir": …, "keys": [PEM, …]}}.
-// Standard output: {name: what is wrong, or null}.
+// Arguments: the node_modules that has them. Standard input: {name: {"dir": …, "keys": [PEM, …],
+// "control_keys": [PEM, …]}}. Standard output: {name: what is wrong, or null}.
 
 import { createHash, createPublicKey } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
@@ -21,7 +21,13 @@ function trusted(pem) {
   return [createHash("sha256").update(rawBytes).digest("hex"), { rawBytes }];
 }
 
-function check({ dir, keys }) {
+function check({ dir, keys, control_keys }) {
+  receipts(dir, keys);
+  const control = join(dir, "control");
+  if (existsSync(control)) receipts(control, control_keys);
+}
+
+function receipts(dir, keys) {
   const material = toTrustMaterial(NO_ROOT, Object.fromEntries(keys.map(trusted)));
   const verifier = new Verifier(material, OPTIONS);
   const names = readdirSync(join(dir, "receipts")).filter((name) => name.endsWith(".sigstore.json"));

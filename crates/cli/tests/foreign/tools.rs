@@ -89,18 +89,26 @@ fn openssl(scene: &Scene, subject: &Subject) -> Verdict {
     if let Err(error) = Command::new("openssl").arg("version").output() {
         panic!("openssl: {error}: install it, or run `cargo xtask test`, which does");
     }
-    for (path, file) in subject.bundle.files.iter().filter(|(path, _)| path.starts_with("keys/")) {
+    pinned(subject, "keys/", (&scene.pems, &scene.log_key))?;
+    pinned(subject, "control/keys/", (&scene.control_pems, &scene.control_key))?;
+    let blocks = blocks(scene);
+    assert!(blocks.len() >= 4, "VERIFY.md has its blocks");
+    blocks[1..].iter().try_for_each(|block| shell(block, &subject.dir))
+}
+
+/// Whether the keys below a folder are those that the tenant publishes.
+fn pinned(subject: &Subject, folder: &str, (pems, log_key): (&[String], &str)) -> Verdict {
+    let keys = subject.bundle.files.iter().filter(|(path, _)| path.starts_with(folder));
+    for (path, file) in keys {
         let pinned = match path.strip_suffix(".pem") {
-            Some(_) => scene.pems.iter().any(|pem| *file == pem.as_bytes()),
-            None => *file == format!("{}\n", scene.log_key).as_bytes(),
+            Some(_) => pems.iter().any(|pem| *file == pem.as_bytes()),
+            None => *file == format!("{log_key}\n").as_bytes(),
         };
         if !pinned {
             return Err(format!("{path} is not the pinned key"));
         }
     }
-    let blocks = blocks(scene);
-    assert!(blocks.len() >= 4, "VERIFY.md has its blocks");
-    blocks[1..].iter().try_for_each(|block| shell(block, &subject.dir))
+    Ok(())
 }
 
 /// The variable `name`, which `cargo xtask test` sets.
@@ -130,7 +138,8 @@ fn questions(scene: &Scene, all: &Subjects) -> Value {
     let ask = |subject: &Subject| {
         let held = subject.held.as_deref().map(|held| str::from_utf8(held).unwrap());
         json!({
-            "dir": subject.dir, "keys": scene.pems, "published": scene.published,
+            "dir": subject.dir, "keys": scene.pems, "control_keys": scene.control_pems,
+            "published": scene.published,
             "log_key": scene.log_key, "since": held, "hashes": growth(subject),
         })
     };
@@ -201,8 +210,8 @@ fn unverified(note: &[u8]) -> Checkpoint {
 }
 
 /// The checkpoint that the pinned key signed.
-fn signed(scene: &Scene, note: &[u8]) -> Result<Checkpoint, String> {
-    let verifier = StandardVerifier::new(&scene.log_key).unwrap();
+fn signed(key: &str, note: &[u8]) -> Result<Checkpoint, String> {
+    let verifier = StandardVerifier::new(key).unwrap();
     let note = Note::from_bytes(note).map_err(said)?;
     note.verify(&VerifierList::new(vec![Box::new(verifier)])).map_err(said)?;
     Checkpoint::from_bytes(note.text()).map_err(|_| "malformed".to_owned())
@@ -232,7 +241,7 @@ impl TileReader for BundleTiles<'_> {
 /// log grew from the held checkpoint.
 fn tiles(scene: &Scene, subject: &Subject) -> Verdict {
     let bundle = &subject.bundle;
-    let checkpoint = signed(scene, &bundle.checkpoint())?;
+    let checkpoint = signed(&scene.log_key, &bundle.checkpoint())?;
     let (size, root) = (checkpoint.size(), *checkpoint.hash());
     let tiles = BundleTiles(bundle);
     let reader = TileHashReader::new(size, root, &tiles);
@@ -246,8 +255,21 @@ fn tiles(scene: &Scene, subject: &Subject) -> Verdict {
         }
         tlog_tiles::check_record(&hashes, size, root, index, leaf).map_err(said)?;
     }
+    if let Some(control) = bundle.control() {
+        // Of the control log there are proofs, and no tiles.
+        let checkpoint = signed(&scene.control_key, &control.checkpoint())?;
+        for index in control.indices() {
+            let (stated, hashes, under) = proof(&control.files[&proof_path(index)])?;
+            if stated != index || under != control.files[CHECKPOINT] {
+                return Err("a proof of the control log is of something else".to_owned());
+            }
+            let leaf = tlog_tiles::record_hash(&control.receipt(index));
+            let (size, root) = (checkpoint.size(), *checkpoint.hash());
+            tlog_tiles::check_record(&hashes, size, root, index, leaf).map_err(said)?;
+        }
+    }
     let Some(held) = subject.held.as_deref() else { return Ok(()) };
-    let held = signed(scene, held)?;
+    let held = signed(&scene.log_key, held)?;
     if held.size() > size {
         return Err(format!("{} receipts, {} before", size, held.size()));
     }
@@ -288,6 +310,16 @@ fn ct_merkle(subject: &Subject) -> Verdict {
         let receipt = bundle.receipt(index);
         root.verify_inclusion(&receipt, stated, &proof).map_err(|e| format!("{e:?}"))?;
         tree.push(receipt);
+    }
+    if let Some(control) = bundle.control() {
+        let root = root_of(&unverified(&control.checkpoint()));
+        for index in control.indices() {
+            let (stated, hashes, _) = proof(&control.files[&proof_path(index)])?;
+            let hashes = hashes.iter().flat_map(|hash| hash.0).collect();
+            let proof = InclusionProof::try_from_bytes(hashes).map_err(|e| format!("{e:?}"))?;
+            let receipt = control.receipt(index);
+            root.verify_inclusion(&receipt, stated, &proof).map_err(|e| format!("{e:?}"))?;
+        }
     }
     let full = bundle.files.keys().any(|path| path.starts_with("log/tile/entries/"));
     if full && tree.root() != root {

@@ -1,7 +1,8 @@
 """Checks unpacked bundles with securesystemslib and in-toto-attestation.
 
-Standard input: {name: {"dir": ..., "keys": [PEM, ...]}}. Standard output: {name: what is wrong, or
-null}. The keys are those that the verifier trusts; those in the bundle are not looked at.
+Standard input: {name: {"dir": ..., "keys": [PEM, ...], "control_keys": [PEM, ...]}}. Standard output:
+{name: what is wrong, or null}. The keys are those that the verifier trusts, of the log and of the
+control log; those in the bundle are not looked at.
 """
 
 import hashlib
@@ -35,12 +36,18 @@ def statement(path, keys):
     return parsed
 
 
-def check(folder, keys):
-    receipts = sorted(folder.glob("receipts/*.dsse.json"))
-    if not receipts:
+def receipts(folder, keys):
+    found = sorted(folder.glob("receipts/*.dsse.json"))
+    if not found:
         raise ValueError("no receipt")
-    for path in receipts:
+    for path in found:
         statement(path, keys)
+
+
+def check(folder, keys, control_keys):
+    receipts(folder, keys)
+    if (folder / "control").exists():
+        receipts(folder / "control", control_keys)
     manifest = statement(folder / "manifest.dsse.json", keys)
     named = {subject.name: subject.digest["sha256"] for subject in manifest.subject}
     files = (path for path in folder.rglob("*") if path.is_file())
@@ -55,7 +62,8 @@ def check(folder, keys):
 
 def outcome(case):
     try:
-        check(Path(case["dir"]), [trusted(pem) for pem in case["keys"]])
+        keys = ([trusted(pem) for pem in case[name]] for name in ("keys", "control_keys"))
+        check(Path(case["dir"]), *keys)
         return None
     except Exception as error:  # Whatever the libraries raise is a refusal.
         return f"{type(error).__name__}: {error}"

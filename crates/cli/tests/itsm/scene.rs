@@ -70,8 +70,6 @@ pub(super) struct Scene {
     pub(super) servicenow: Simulator,
     pub(super) slack: Simulator,
     _model: Simulator,
-    /// What the configuration says besides `policy`.
-    base: String,
 }
 
 impl Scene {
@@ -90,14 +88,9 @@ impl Scene {
         let slack = Simulator::start("slack", &json!({"token": secret("slack")}));
         let base = base(&model, [&servicenow, &slack]);
         let server = Server::start(&format!("policy: {}\n{base}", setup.policy));
-        let scene = Self { server, servicenow, slack, _model: model, base };
+        let scene = Self { server, servicenow, slack, _model: model };
         scene.install().await;
         scene
-    }
-
-    /// Gives the server another section `policy`, from its next start on.
-    pub(super) fn configure(&self, policy: &str) {
-        self.server.configure(&format!("policy: {policy}\n{}", self.base));
     }
 
     async fn install(&self) {

@@ -43,6 +43,7 @@ fn ways_to_fail() -> Vec<FailureMode> {
         ("model_changed", Permanent, "another model than was asked for answered", operator),
         ("model_overran", Permanent, "it wrote more than max_tokens and was cut off", CHANGE),
         ("model_output_invalid", Permanent, "no answer matched output_schema", CHANGE),
+        ("model_told_key", Permanent, "the answer had the provider's key in it", operator),
         ("output_schema_invalid", Validation, "output_schema is no schema that is taken", CHANGE),
         ("request_refused", Validation, "the provider does not take the request", CHANGE),
         ("provider_auth_failed", Auth, "the provider does not accept the key", secret),

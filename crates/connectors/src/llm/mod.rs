@@ -8,6 +8,7 @@ mod answer;
 mod anthropic;
 mod ask;
 mod config;
+mod leak;
 mod manifest;
 mod meter;
 mod openai;
@@ -247,6 +248,10 @@ impl Llm {
             let body = ask.provider.body(ask, repair.as_ref());
             let when = (context.now, bound);
             let answer = wire::exchange(self, ask, body, key.as_ref(), when, meter).await?;
+            let told = key.as_ref().is_some_and(|key| leak::tells(key, &answer.text));
+            if told {
+                return Err(leak::failure());
+            }
             let model = pinned(ask, &answer)?;
             if answer.finish == Some(Finish::Refused) {
                 let message = "the model, or its provider's filter, refused to answer";
