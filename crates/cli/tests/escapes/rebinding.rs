@@ -101,6 +101,8 @@ const LEADS: [(&str, [&str; 3], &str); 9] = [
 ];
 /// Leads to nobody when it is asked for first, and to loopback from then on.
 const TURNS: &str = "turns.names.test";
+/// The same for a tool, which repeats what did not go out.
+const REPEATED: &str = "repeated.names.test";
 /// Leads to one system of this machine, which is granted as an address, and then to another one.
 const MOVES: &str = "moves.names.test";
 /// Nobody has it.
@@ -133,17 +135,19 @@ pub(crate) async fn host(pair: &Pair) -> Host {
     for (leads, _, name) in &LEADS {
         names.push((name, std::slice::from_ref(leads)));
     }
-    names.extend([(TURNS, &[NOBODY, "127.0.0.1"][..]), (MOVES, &["127.0.0.2", "127.0.0.1"])]);
+    let turns: &[&str] = &[NOBODY, "127.0.0.1"];
+    names.extend([(TURNS, turns), (REPEATED, turns), (MOVES, &["127.0.0.2", "127.0.0.1"])]);
     let names = Names::new(&names);
     let ceiling = format!(
         "    network:\n      allowlist: ['*.names.test:{port}', '127.0.0.2:{port}', \
          '169.254.169.254:{port}', '[::1]:{port}']\n"
     );
-    let http = LEADS.map(|(leads, _, name)| {
+    let mut http = vec![format!("{{host: {REPEATED}, port: {port}}}")];
+    http.extend(LEADS.map(|(leads, _, name)| {
         // Of the link, no name is good enough, whatever it is granted.
         let private = leads.ends_with("169.254.169.254");
         format!("{{host: {name}, port: {port}, private: {private}}}")
-    });
+    }));
     let start = |yaml: &str| Server::start_knowing(names, yaml);
     Host::by(start, "", &ceiling, &http.join(", ")).await
 }
@@ -197,6 +201,12 @@ fn in_turn(port: u16) -> Vec<Case> {
             request: python(&again).hosts(&[&format!("{TURNS}:{port}")], &[]),
             want: guarded(TURNS, port),
         },
+        calls(
+            "a name that was public leads a tool to loopback",
+            "core.http_call",
+            &json!({"url": format!("http://{REPEATED}:{port}/")}),
+            crash("raised", &format!("{REPEATED} has an address that is not public")),
+        ),
         Case { name: "what was checked is spoken to", request: fetch(MOVES), want: told(answer) },
         Case {
             name: "what a name leads to is checked each time",
@@ -218,7 +228,7 @@ pub(crate) fn looked_up_once(host: &Host, pair: &Pair) {
     for (_, ways, name) in LEADS {
         assert_eq!(names.looked_up(name), ways.len(), "{name}");
     }
-    assert_eq!((names.looked_up(TURNS), names.looked_up(MOVES)), (2, 2));
+    assert_eq!([TURNS, REPEATED, MOVES].map(|name| names.looked_up(name)), [2, 2, 2]);
     assert_eq!(pair.hidden.seen(), [], "what no name may lead to was spoken to");
     assert_eq!(pair.granted.seen().len(), 1, "{:?}", pair.granted.seen());
 }
