@@ -28,8 +28,8 @@ use crate::common::{
 };
 
 /// Credentials that are nowhere by chance.
-const SECRET: &str = "Bm4Qx8-secret-of-a-client";
-const TOKEN: &str = "Gh7Wz2-token-of-a-system";
+pub(crate) const SECRET: &str = "Bm4Qx8-secret-of-a-client";
+pub(crate) const TOKEN: &str = "Gh7Wz2-token-of-a-system";
 const SLACK: &str = "xoxb-Rt5Km8-token-of-slack";
 const GITHUB: &str = "ghp-Nq3Vx6-token-of-github";
 

@@ -4,7 +4,7 @@
 mod injected;
 mod install;
 mod kill;
-mod scene;
+pub(crate) mod scene;
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use proto::runs::{Run, RunState};
 use serde_json::json;
 use tokio::time::{Duration, Instant, sleep};
 
-use self::scene::{ADA, APPROVE, BOB, NETWORK, REJECT, SECRETS, Scene, Setup, proposal};
+use self::scene::{ADA, APPROVE, BOB, NETWORK, REJECT, SECRETS, Scene, Setup, proposal, secret};
 use crate::common::leaks::Needles;
 use crate::common::wire::Wire;
 use crate::common::{LOOK_EVERY, PATIENCE};
@@ -156,33 +156,75 @@ async fn a_policy_that_grows_stale_holds_a_run_up_and_no_more() {
 
 /// What incidents say here, which is nowhere by chance.
 const TEXT: &str = "The quarterly payroll export of Anna Berger fails with code 0x8004";
+/// What any of them says.
+pub(crate) const TEXTS: [&str; 4] = [TEXT, injected::CLOSE, injected::LEAK, injected::RAISE];
+
+/// All that the API says of a run whose content is gone, answers that refuse something included.
+async fn asked_about(scene: &Scene, run: &Run, other: &str) -> String {
+    let (wire, key) = (Wire::new(&scene.server.url), scene.server.owner_key());
+    let id = &run.run_id;
+    let actions = run.steps.iter().filter(|step| !step.action_id.is_empty());
+    let actions = actions.map(|step| format!("/v1/actions/{}", step.action_id));
+    let of_run = ["", "/divergence"].map(|what| format!("/v1/runs/{id}{what}"));
+    let listed = ["/v1/runs", "/v1/approvals", "/v1/receipts?page_size=200", "/metrics"];
+    let mut said = String::new();
+    let paths = listed.map(str::to_owned).into_iter().chain(of_run).chain(actions);
+    for path in paths.chain([format!("/v1/runs/{id}/diff/{other}")]) {
+        said += &wire.ask_as(&key, "GET", &path).send().await.text();
+    }
+    for mode in ["full_replay", "mock_replay"] {
+        let ask = wire.ask_as(&key, "POST", &format!("/v1/runs/{id}/replay"));
+        let reply = ask.idempotency(mode).json(&json!({"mode": mode})).send().await;
+        assert!(reply.status >= 400, "{mode}: {}", reply.text());
+        said += &reply.text();
+    }
+    said
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_credential_and_no_word_of_an_incident_is_left() {
-    let mut scene = Scene::new(Setup::default()).await;
-    let mut bundles = Vec::new();
-    for (number, (user, button, state)) in
-        [(ADA, APPROVE, RunState::Succeeded), (BOB, REJECT, RunState::FailedTerminal)]
-            .into_iter()
-            .enumerate()
+    let mut leaks = proposal("3");
+    leaks["rationale"] = json!(secret("model"));
+    let rules = vec![
+        json!({"match": "Leak it", "json": leaks}),
+        json!({"match": "Confuse it", "times": 1, "junk": true}),
+        json!({"match": injected::REPAIR, "times": 2, "junk": true}),
+    ];
+    let mut scene = Scene::new(Setup { rules, ..Setup::default() }).await;
+    let mut told = Vec::new();
+    let mut first = String::new();
+    for (number, (more, press, state)) in [
+        ("", Some((ADA, APPROVE)), RunState::Succeeded),
+        ("", Some((BOB, REJECT)), RunState::FailedTerminal),
+        ("Leak it", None, RunState::FailedTerminal),
+        ("Confuse it", None, RunState::FailedTerminal),
+    ]
+    .into_iter()
+    .enumerate()
     {
-        scene.report(TEXT).await;
+        scene.report(&format!("{TEXT}. {more}")).await;
         let run = scene.runs(number + 1).await.remove(number);
-        let run = scene.reaches(&run.run_id, RunState::WaitingApproval).await;
-        let card = scene.cards(&run, "update").await.remove(0);
-        assert!(!card.to_string().contains(TEXT), "a card tells no more than it must");
-        scene.press(user, &card, button).await;
+        if let Some((user, button)) = press {
+            let run = scene.reaches(&run.run_id, RunState::WaitingApproval).await;
+            let card = scene.cards(&run, "update").await.remove(0);
+            assert!(!card.to_string().contains(TEXT), "a card tells no more than it must");
+            scene.press(user, &card, button).await;
+        }
         let run = scene.reaches(&run.run_id, state).await;
         let run = scene.forgets(&run.run_id).await;
         let run_id = run.run_id.clone();
         let request = ExportEvidenceRequest { run_id, ..ExportEvidenceRequest::default() };
-        bundles.extend_from_slice(&scene.owner().export_evidence(&request).await.unwrap().data);
-        bundles.extend_from_slice(format!("{run:?}").as_bytes());
+        told.extend_from_slice(&scene.owner().export_evidence(&request).await.unwrap().data);
+        told.extend_from_slice(format!("{run:?}").as_bytes());
+        told.extend_from_slice(asked_about(&scene, &run, &first).await.as_bytes());
+        first = run.run_id;
     }
     let slack = scene.slack.state().await.to_string();
     assert!(scene.server.terminate().success());
     let secrets = SECRETS.iter().map(|(_, value)| *value);
-    let more =
-        BTreeMap::from([("evidence and runs", bundles.as_slice()), ("Slack", slack.as_bytes())]);
+    let more = BTreeMap::from([
+        ("evidence, runs and answers", told.as_slice()),
+        ("Slack", slack.as_bytes()),
+    ]);
     Needles::new(secrets.chain([TEXT])).assert_absent(&mut scene.server, &more);
 }

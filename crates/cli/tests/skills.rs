@@ -2,7 +2,7 @@
 
 mod contracts;
 mod effects;
-mod mail;
+pub(crate) mod mail;
 mod values;
 
 use client::Client;

@@ -1,11 +1,16 @@
 //! Looks for what must be nowhere: needles, in whatever form they may have been written down, in
 //! every file of a data folder and in whatever else a scenario left behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
 
+use aho_corasick::AhoCorasick;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
@@ -77,6 +82,92 @@ impl Needles {
     }
 }
 
+/// Credentials of tests, and what their incidents say: no server leaves any of it behind, whichever
+/// test it is of. (What a test keeps for good on purpose is sealed, and so it is not found.)
+fn of_the_suite() -> Vec<&'static str> {
+    let secrets = crate::itsm::scene::SECRETS.iter().map(|(_, value)| *value);
+    let others = [
+        crate::models::KEY,
+        crate::connectors::SECRET,
+        crate::connectors::TOKEN,
+        crate::skills::mail::PASSWORD,
+    ];
+    secrets.chain(crate::itsm::TEXTS).chain(others).collect()
+}
+
+/// Folders of a server's data that are not searched: compiled code, which is large and has nothing
+/// that anybody said.
+const UNSEARCHED: [&str; 1] = ["compiled"];
+/// How long `/metrics` may take.
+const METRICS: Duration = Duration::from_secs(2);
+
+/// All forms of many texts, searched for in one pass.
+struct Search {
+    automaton: AhoCorasick,
+    names: Vec<String>,
+}
+
+impl Search {
+    fn new(forms: impl IntoIterator<Item = (String, String)>) -> Self {
+        let (names, forms): (Vec<String>, Vec<String>) = forms.into_iter().unzip();
+        Self { automaton: AhoCorasick::new(forms).unwrap(), names }
+    }
+
+    fn within(&self, bytes: &[u8]) -> BTreeSet<&str> {
+        let found = self.automaton.find_overlapping_iter(bytes);
+        found.map(|found| self.names[found.pattern().as_usize()].as_str()).collect()
+    }
+}
+
+/// What a server left behind that it must not: in the files of its data folder, and in what it
+/// `told`. `keys` are those of its own principals.
+pub(super) fn of_server(data: &Path, told: &[u8], keys: &[String]) -> Vec<Leak> {
+    static SUITE: OnceLock<Search> = OnceLock::new();
+    let suite = SUITE.get_or_init(|| Search::new(Needles::new(of_the_suite()).forms));
+    let own = Search::new(keys.iter().map(|key| ("a principal's key".to_owned(), key.clone())));
+    let mut leaks = Vec::new();
+    let mut look = |place: String, bytes: &[u8]| {
+        let found = suite.within(bytes).into_iter().chain(own.within(bytes));
+        leaks.extend(found.map(|needle| (place.clone(), needle.to_owned())));
+    };
+    look("its log or /metrics".to_owned(), told);
+    let mut folders = vec![data.to_owned()];
+    while let Some(folder) = folders.pop() {
+        // Files come and go, and a test may have taken the whole folder away.
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => {
+                    if !UNSEARCHED.iter().any(|name| entry.file_name() == **name) {
+                        folders.push(path);
+                    }
+                }
+                Ok(kind) if kind.is_file() => {
+                    look(path.display().to_string(), &fs::read(&path).unwrap_or_default());
+                }
+                _ => {}
+            }
+        }
+    }
+    leaks
+}
+
+/// What `/metrics` of a server says; nothing where it has ended.
+pub(super) fn metrics(url: &str) -> Vec<u8> {
+    let Some(address) = url.strip_prefix("http://").and_then(|rest| rest.parse().ok()) else {
+        return Vec::new();
+    };
+    let asked = TcpStream::connect_timeout(&address, METRICS).and_then(|mut stream| {
+        stream.set_read_timeout(Some(METRICS))?;
+        let head = "GET /metrics HTTP/1.1\r\nconnection: close\r\nhost";
+        let request = format!("{head}: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).map(|_| answer)
+    });
+    asked.unwrap_or_default()
+}
+
 /// A text as it may have been written down.
 fn forms(text: &str) -> BTreeMap<String, String> {
     let mut forms: BTreeMap<String, String> = BTreeMap::new();
@@ -120,6 +211,28 @@ fn forms(text: &str) -> BTreeMap<String, String> {
         }
     }
     forms
+}
+
+/// A server that left something behind is found out, wherever that lies.
+#[test]
+fn what_a_server_leaves_behind_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = ["tk_0123456789".to_owned()];
+    let deep = folder.path().join("a/b");
+    fs::create_dir_all(&deep).unwrap();
+    fs::create_dir_all(folder.path().join("compiled")).unwrap();
+    fs::write(deep.join("fine"), "nothing of the kind").unwrap();
+    assert_eq!(of_server(folder.path(), b"nothing either", &own), []);
+    for text in of_the_suite() {
+        let encoded = STANDARD.encode(format!("x{text} it"));
+        fs::write(deep.join("leak"), format!("around {encoded}")).unwrap();
+        let found = of_server(folder.path(), text.as_bytes(), &own);
+        let places: BTreeSet<&str> = found.iter().map(|(place, _)| place.as_str()).collect();
+        assert_eq!(places.len(), 2, "{text}: {found:?}");
+    }
+    fs::write(deep.join("leak"), &own[0]).unwrap();
+    fs::write(folder.path().join("compiled/code"), &own[0]).unwrap();
+    assert_eq!(of_server(folder.path(), b"", &own).len(), 1);
 }
 
 /// The search finds what is there, in every form.

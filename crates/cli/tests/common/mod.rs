@@ -3,6 +3,7 @@
 pub(crate) mod desk;
 pub(crate) mod disk;
 pub(crate) mod leaks;
+mod log;
 pub(crate) mod money;
 pub(crate) mod names;
 pub(crate) mod namespace;
@@ -15,13 +16,13 @@ pub(crate) mod target;
 pub(crate) mod wire;
 
 use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::thread;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use self::disk::Disk;
+use self::log::Log;
 use self::names::Names;
 use self::process::{ended, first_line};
 use client::Client;
@@ -107,10 +108,8 @@ pub(crate) fn installed(variable: &str) -> PathBuf {
     })
 }
 
-/// Reads standard error to its end.
-type Log = thread::JoinHandle<std::io::Result<Vec<u8>>>;
-
-/// A server process. It is killed when this is dropped.
+/// A server process. It is killed when this is dropped, and must have left no credential of any
+/// test and no word of an incident behind: see [`leaks::of_server`].
 pub(crate) struct Server {
     /// Where it is; the same after a restart.
     pub(crate) url: String,
@@ -126,6 +125,8 @@ pub(crate) struct Server {
     names: Option<Names>,
     process: Child,
     log: Log,
+    /// The keys that were made for principals.
+    keys: Mutex<Vec<String>>,
     /// The URL of its database, where it has one.
     database: Option<String>,
     _folder: TempDir,
@@ -164,8 +165,8 @@ impl Server {
         let launcher = names.as_ref().map(Names::enter).unwrap_or_default();
         let (process, url, log) = spawn(&launcher, &data, &config, "127.0.0.1:0", &env);
         let owner = Client::new(&url, credentials(&data)["key"].as_str().unwrap()).unwrap();
-        let (database, disk, _folder) = (None, None, folder);
-        Self { url, owner, data, config, env, disk, names, process, log, database, _folder }
+        let (database, disk, keys, _folder) = (None, None, Mutex::default(), folder);
+        Self { url, owner, data, config, env, disk, names, process, log, keys, database, _folder }
     }
 
     /// Starts a server whose data folder is on a disk of so many bytes.
@@ -180,8 +181,8 @@ impl Server {
         let key = credentials(&disk.outside(&data));
         let owner = Client::new(&url, key["key"].as_str().unwrap()).unwrap();
         let (database, disk, names) = (None, Some(disk), None);
-        let (env, _folder) = (Vec::new(), folder);
-        Self { url, owner, data, config, env, disk, names, process, log, database, _folder }
+        let (env, keys, _folder) = (Vec::new(), Mutex::default(), folder);
+        Self { url, owner, data, config, env, disk, names, process, log, keys, database, _folder }
     }
 
     /// The disk that its data folder is on.
@@ -230,8 +231,7 @@ impl Server {
 
     /// What the process wrote to standard error. It must have ended before.
     pub(crate) fn log(&mut self) -> String {
-        let read = std::mem::replace(&mut self.log, thread::spawn(|| Ok(Vec::new())));
-        String::from_utf8(read.join().unwrap().unwrap()).unwrap()
+        String::from_utf8(self.log.whole()).unwrap()
     }
 
     /// Starts the server again, on the same data and address. It must have ended before.
@@ -240,7 +240,8 @@ impl Server {
         let (process, url, log) =
             spawn(&self.launcher(), &self.data, &self.config, address, &self.env);
         assert_eq!(url, self.url);
-        (self.process, self.log) = (process, log);
+        self.process = process;
+        self.log.goes_on_with(log);
     }
 
     /// Starts it where it cannot start, and gives what it says.
@@ -282,7 +283,9 @@ impl Server {
             environment: environment.to_owned(),
             ..Default::default()
         };
-        self.owner.create_key(&request, None).await.unwrap().key
+        let key = self.owner.create_key(&request, None).await.unwrap().key;
+        self.keys.lock().unwrap().push(key.clone());
+        key
     }
 
     /// Publishes a policy, which decides everywhere but in `prod`: its author publishes it.
@@ -315,9 +318,22 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let metrics = leaks::metrics(&self.url);
         // It may have ended already.
         let _ended = self.process.kill();
         let _reaped = self.process.wait();
+        let data = self.disk.as_ref().map(|disk| disk.outside(&self.data));
+        let told = [self.log.so_far(), metrics].concat();
+        let keys = self.keys.lock().map(|keys| keys.clone()).unwrap_or_default();
+        let leaks = leaks::of_server(data.as_ref().unwrap_or(&self.data), &told, &keys);
+        // A test that fails says why by itself, and what went wrong here may be the reason.
+        if std::thread::panicking() {
+            let told = String::from_utf8_lossy(&told);
+            let wrong = told.lines().filter(|line| line.contains("ERROR") || line.contains("WARN"));
+            wrong.for_each(|line| eprintln!("{}: {line}", self.url));
+            return;
+        }
+        assert!(leaks.is_empty(), "a server left behind: {leaks:?}");
     }
 }
 
@@ -394,16 +410,11 @@ fn spawn(
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut stderr = process.stderr.take().unwrap();
-    // Read to its end, so that the server never waits for a full pipe.
-    let log = thread::spawn(move || {
-        let mut text = Vec::new();
-        stderr.read_to_end(&mut text).map(|_| text)
-    });
+    let mut log = Log::of(process.stderr.take().unwrap());
     let line = first_line(&mut process);
     let Some(url) = line.strip_prefix("listening on ") else {
         process.kill().unwrap();
-        let log = log.join().unwrap().unwrap();
+        let log = log.whole();
         panic!("the server does not start: {line:?} {}", String::from_utf8_lossy(&log));
     };
     (process, url.trim_end().to_owned(), log)

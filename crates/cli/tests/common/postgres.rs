@@ -54,7 +54,8 @@ impl Server {
         let (process, url, log) = spawn(&[], &data, &config, "127.0.0.1:0", &env);
         let owner = Client::new(&url, &self.owner_key()).unwrap();
         let (database, disk, names) = (self.database.clone(), None, None);
-        Self { url, owner, data, config, env, disk, names, process, log, database, _folder: folder }
+        let (keys, _folder) = (Default::default(), folder);
+        Self { url, owner, data, config, env, disk, names, process, log, keys, database, _folder }
     }
 
     /// What a stopped server has left behind: the stores of its planes.

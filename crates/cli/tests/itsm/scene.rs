@@ -29,7 +29,7 @@ const ACCOUNT: &str = "triage";
 const FUNDS_MICRO_USD: i64 = 100_000_000;
 
 /// Credentials that are nowhere by chance.
-pub(super) const SECRETS: [(&str, &str); 5] = [
+pub(crate) const SECRETS: [(&str, &str); 5] = [
     ("servicenow", "now-secret-5a81c0e7f2"),
     ("slack", "xoxb-7c0de91f44-slack-token"),
     ("slack-signing", "b2f0c6a8d3-slack-signing"),

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::{Duration, Instant};
 
 use super::{Place, approve_step, named, reaches, read, states, timed_run, with, workflow};
-use crate::common::Server;
+use crate::common::{Server, assert_code, json as printed};
 
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
@@ -58,8 +58,12 @@ impl Clock {
     }
 
     pub(super) async fn place(&self) -> Place {
+        self.place_with("").await
+    }
+
+    async fn place_with(&self, yaml: &str) -> Place {
         let start = |yaml: &str| Server::start_with(tempfile::tempdir().unwrap(), yaml, self.env());
-        Place::by(start, "").await
+        Place::by(start, yaml).await
     }
 }
 
@@ -159,4 +163,32 @@ async fn a_clock_that_jumps_ahead_ends_what_waits_and_repeats_nothing() {
     reaches(&place.agent, &id, RunState::Succeeded).await;
     let calls = [("/back", 1), ("/waits/post", 1), ("/waits/put", 1), ("/timer", 1)];
     assert_eq!(place.calls(), calls.map(named).into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_cost_is_told_day_by_day() {
+    let clock = Clock::new();
+    let place = clock.place_with("prices: {core.http_call: 7}").await;
+    let agent = place.server.paying_agent("till", 1_000).await;
+    let place = Place { agent, ..place };
+    // One on the first day, and two on the next.
+    for (day, calls) in [(0, 1), (1, 2), (1, 1)] {
+        clock.shift(day * DAY);
+        let steps: Vec<Value> =
+            (0..calls).map(|n| place.call(&format!("s{n}"), "PUT", "/day")).collect();
+        let id = begin(&place, &steps).await;
+        reaches(&place.agent, &id, RunState::Succeeded).await;
+    }
+    let args = ["cost", "tickets", "--by", "day", "--json"];
+    let told = place.server.tally(&place.server.owner_key(), &args);
+    assert_code(&told, 0);
+    let told = printed(&told);
+    let rows = told["rows"].as_array().unwrap();
+    // Numbers of 64 bits are texts in JSON, or not: it is their value that counts.
+    let number = |value: &Value| value.to_string().trim_matches('"').parse::<i64>().unwrap();
+    let of = |row: &Value| (number(&row["runs"]), number(&row["cost_micro_usd"]));
+    assert_eq!(rows.iter().map(of).collect::<Vec<_>>(), [(1, 7), (2, 21)], "{told:#}");
+    assert_eq!(of(&told["total"]), (3, 28));
+    let days: Vec<&str> = rows.iter().map(|row| row["key"].as_str().unwrap()).collect();
+    assert!(days[0] < days[1] && days[0].len() == "2026-01-01".len(), "{days:?}");
 }

@@ -12,7 +12,7 @@ use super::{failure, result};
 use crate::common::process::line;
 use crate::common::{Server, allow_all};
 
-const PASSWORD: &str = "password-Vb9Rt4-of-the-bot";
+pub(crate) const PASSWORD: &str = "password-Vb9Rt4-of-the-bot";
 
 /// The mail server. It is killed when this is dropped.
 struct Smtp {
