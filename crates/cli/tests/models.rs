@@ -1,6 +1,7 @@
 //! Models behind a real server: `llm.invoke` against `tally dev model`, and the official SDKs of
 //! OpenAI and Anthropic against the same simulator.
 
+mod drift;
 mod sdks;
 pub(crate) mod simulator;
 
@@ -19,7 +20,7 @@ use crate::common::{Server, action, allow_all, assert_code, reaches, refusal};
 pub(crate) const KEY: &str = "sk-Wv4Hd8-the-key-of-the-simulator";
 const FORMS: [&str; 4] = ["openai", "openai_responses", "anthropic", "azure_openai"];
 /// Micro-USD of a token: what is read, and what is written.
-const PRICES: (i64, i64) = (2, 8);
+pub(crate) const PRICES: (i64, i64) = (2, 8);
 
 /// A provider for each form, with these settings besides; and time for policy.
 fn section(simulator: &Simulator, more: &Value) -> String {

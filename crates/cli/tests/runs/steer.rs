@@ -48,6 +48,42 @@ async fn a_run_is_paused_resumed_and_canceled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_steered_by_the_program() {
+    let place = Place::new("").await;
+    let approver = place.server.principal(Kind::User, &["approver"]).await;
+    let held = |id: &str, path: &str| {
+        with(place.call(id, "PUT", path), json!({"approval": {"quorum": 1}}))
+    };
+    let steps = [held("one", "/1"), place.call("two", "PUT", "/2"), held("three", "/3")];
+    let run = place.agent.start_run(&waiting(workflow(&steps)), None).await.unwrap();
+    let id = run.run_id.clone();
+    let run = reaches(&place.agent, &id, RunState::WaitingApproval).await;
+    let key = place.server.owner_key();
+    let tell = |what: &str| place.server.tally(&key, &["run", what, &id]);
+    let paused = tell("pause");
+    assert_code(&paused, 0);
+    assert!(text(&paused).contains("paused"), "{}", text(&paused));
+    approve_step(&approver, &run, "one").await;
+    let run = until(&place.agent, &id, "the first step", |run| states(run)[0] == "succeeded").await;
+    assert_eq!((run.state(), states(&run)[1]), (RunState::Paused, "ready"));
+    assert_code(&tell("resume"), 0);
+    let run = reaches(&place.agent, &id, RunState::WaitingApproval).await;
+    assert_eq!(states(&run), ["succeeded", "succeeded", "waiting_approval"]);
+    assert_code(&tell("cancel"), 0);
+    let run = reaches(&place.agent, &id, RunState::Canceled).await;
+    assert_eq!(states(&run), ["succeeded", "succeeded", "canceled"]);
+    for late in ["pause", "resume", "cancel"] {
+        let refused = tell(late);
+        assert_code(&refused, 3);
+        let why = String::from_utf8_lossy(&refused.stderr);
+        assert!(why.contains("state_conflict"), "{late}: {why}");
+    }
+    // How it ended is the exit code of who watches it.
+    assert_code(&tell("watch"), 4);
+    assert_eq!(place.calls(), [("/1", 1), ("/2", 1)].map(named).into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_replayed_or_discarded() {
     let place = Place::new("").await;
     let once = json!({"retry": {"attempts": 1}});
