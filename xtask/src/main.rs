@@ -33,7 +33,8 @@ usage: cargo xtask COMMAND
   foreign                  install the programs of others that tests need; prints variables
   runtimes                 the interpreters of the sandbox (Python, JavaScript), built once;
                            prints the variable by which `tally` finds them
-  bench NAME [ARG...]      measure: action, ledger, mcp, policy, sandbox, store or verify
+  bench NAME [ARG...]      measure: action, itsm, ledger, mcp, policy, runs, sandbox, store or
+                           verify
   kill [ROUNDS] [--postgres]
                            kill -9 the daemon under load and restart it, ROUNDS times; on
                            PostgreSQL the database too";

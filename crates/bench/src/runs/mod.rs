@@ -1,12 +1,17 @@
 //! Runs, end to end: three steps a workflow, each an action that is decided and receipted, on both
 //! engines; and simulations. Beside them a synced write on the same disk.
 
+mod proof;
+
 use std::path::Path;
 use std::time::Duration;
 
+use ledger::postgres::{Database, Owner, Plane, Postgres};
+use ledger::sqlite::Sqlite;
 use serde_json::json;
 use testkit::Cluster;
 
+use self::proof::proven;
 use crate::fsync::Probe;
 use crate::load::{self, Target, Until};
 use crate::report::{Cell, Report, Table};
@@ -53,6 +58,9 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Report> {
     let on_sqlite = rounds(&sqlite, files.path(), &probe)?;
     let simulated = simulate(&sqlite, files.path())?;
     drop(sqlite);
+    let data = files.path().join("data");
+    let store = Sqlite::open(&data.join("runtime.sqlite"))?;
+    let mut receipts = vec![proven(&store, &data, count(&on_sqlite), STEPS)?];
     let cluster = Cluster::start();
     let database = cluster.database();
     server::migrate(&program, &database.owner_url())?;
@@ -61,12 +69,21 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Report> {
     let postgres = Server::start(&program, tables.path(), &setup)?;
     let on_postgres = rounds(&postgres, tables.path(), &probe)?;
     drop(postgres);
+    let owner = Owner { id: "bench".to_owned(), address: String::new() };
+    let url = Database::parse(&database.server_url(), None)?;
+    let store = Postgres::open(&url, Plane::Runtime, owner)?;
+    receipts.push(proven(&store, &tables.path().join("data"), count(&on_postgres), STEPS)?);
     report.table(workflows("three-step workflows on SQLite", &on_sqlite));
     report.table(workflows("three-step workflows on PostgreSQL", &on_postgres));
     report.table(simulations(&simulated));
     aims(&mut report, &on_sqlite, &simulated);
-    notes(&mut report);
+    notes(&mut report, &receipts);
     Ok(report)
+}
+
+/// How many workflows ended.
+fn count(found: &[Found; 3]) -> u64 {
+    found.iter().map(|found| found.times.count()).sum()
 }
 
 /// Workflows and the disk by turns, so that a busy neighbour slows both.
@@ -154,7 +171,11 @@ fn aims(report: &mut Report, found: &[Found; 3], simulated: &[Found; 3]) {
     );
 }
 
-fn notes(report: &mut Report) {
+fn notes(report: &mut Report, receipts: &[u64]) {
+    report.note(format!(
+        "Every step was decided, permitted and receipted: {receipts:?} receipts, each log verified \
+         from its first to its last."
+    ));
     report.note(format!(
         "A workflow is three steps of `{TOOL}`; each is decided, permitted and receipted. The \
          outcome of one step and the permit of the next are one commit: four in all."
