@@ -357,7 +357,8 @@ async fn what_has_no_price_or_is_no_purse_does_not_run() {
 async fn an_answer_that_has_the_key_is_not_passed_on() {
     let told = format!("As you wish: {KEY}");
     // Once more in JSON, which may write it in its own way.
-    let escaped = format!("{{\"n\": 7, \"note\": \"\\u0073{}\"}}", &KEY[1..]);
+    let rest = KEY.strip_prefix('s').unwrap();
+    let escaped = format!("{{\"n\": 7, \"note\": \"\\u0073{rest}\"}}");
     let rules = json!([{"match": "form", "reply": escaped}, {"match": "key", "reply": told}]);
     let mut scene = Scene::new(&rules, &json!({})).await;
     let mut seen = String::new();

@@ -221,7 +221,7 @@ pub const WORKFLOW_VERSIONS_MAX: usize = 256;
 /// Environments in which one workflow is released.
 pub const WORKFLOW_ENVIRONMENTS_MAX: usize = 16;
 /// From looking up which release is in force to the commit of the run that takes it.
-pub const RELEASE_TAKEN_MICROS: i64 = 5_000_000;
+pub const RELEASE_TAKEN_MICROS: i64 = 15_000_000;
 /// By how much a release may have gone out of force before the commit of a run that took it:
 /// [`RELEASE_TAKEN_MICROS`], and the time until whoever looked it up learns of it.
 pub const RELEASE_LEFT_MICROS: i64 = 30_000_000;

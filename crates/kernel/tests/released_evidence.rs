@@ -1,5 +1,5 @@
 //! What the evidence of a run needs to have of the release that the run took.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail loudly")]
 
 use kernel::bundle::run::{self, Control, Told};
 use kernel::ids::RunId;

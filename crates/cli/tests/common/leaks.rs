@@ -136,12 +136,11 @@ pub(super) fn of_server(data: &Path, told: &[u8], keys: &[String]) -> Vec<Leak> 
         // Files come and go, and a test may have taken the whole folder away.
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let path = entry.path();
+            if UNSEARCHED.iter().any(|name| entry.file_name() == **name) {
+                continue;
+            }
             match entry.file_type() {
-                Ok(kind) if kind.is_dir() => {
-                    if !UNSEARCHED.iter().any(|name| entry.file_name() == **name) {
-                        folders.push(path);
-                    }
-                }
+                Ok(kind) if kind.is_dir() => folders.push(path),
                 Ok(kind) if kind.is_file() => {
                     look(path.display().to_string(), &fs::read(&path).unwrap_or_default());
                 }

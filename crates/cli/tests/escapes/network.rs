@@ -23,7 +23,8 @@ impl Targets {
         format!(
             "    network:\n      allowlist: ['127.0.0.1:{granted}', 'localhost:{granted}', \
              'localhost:{hidden}', '169.254.169.254:80', '10.0.0.1:{granted}', \
-             '127.0.0.1:{hidden}', '[::1]:{hidden}', '0.0.0.0:{hidden}', '*.example.com']\n      denylist: ['10.0.0.0/8']\n"
+             '127.0.0.1:{hidden}', '[::1]:{hidden}', '0.0.0.0:{hidden}', \
+             '*.example.com']\n      denylist: ['10.0.0.0/8']\n"
         )
     }
 }

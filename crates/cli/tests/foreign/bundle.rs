@@ -101,7 +101,9 @@ impl Bundle {
         self.files.insert(bundle::receipt_path(index), envelope.to_vec());
         let sigstore = bundle::sigstore_bundle(envelope, &hint);
         self.files.insert(bundle::sigstore_path(index), sigstore);
-        self.entries();
+        if self.files.keys().any(|path| path.starts_with("log/tile/entries/")) {
+            self.entries();
+        }
     }
 
     /// The log's keys as its receipts hand them on, for who has all of them.

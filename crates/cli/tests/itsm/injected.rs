@@ -48,7 +48,7 @@ async fn reported(scene: &Scene, text: &str, state: RunState) -> (String, Run) {
 }
 
 /// Nothing was written, of this incident or of any other; no simulator was told a key of another;
-/// the evidence verifies and names what policy noticed; and nothing of the text or of a key is left.
+/// the evidence verifies and names what policy noticed; and neither text nor key is left.
 async fn nothing_came_of_it(mut scene: Scene, run: &Run, (step, rule): (&str, &str), text: &str) {
     assert!(scene.changes(None).await.is_empty());
     let run = scene.forgets(&run.run_id).await;

@@ -1,7 +1,8 @@
 //! An answer that has the key of its provider in it.
 //!
-//! A model is not shown the key; the provider, or whatever stands before it, is, and may hand it on
-//! to the model or write it into the answer itself. From there it would go wherever the answer goes.
+//! A model is not shown the key; the provider, or whatever stands before it, is, and may hand it
+//! on to the model or write it into the answer itself. From there it would go wherever the answer
+//! goes.
 
 use kernel::failure::{Category, Failure};
 use kernel::json::RawJson;

@@ -3,11 +3,13 @@
 
 mod control;
 mod of_run;
+mod signed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use self::signed::signed_by;
 use super::names::{any_index, known, receipt_index, tile_of};
 use super::{Error, Files, Manifest, archive};
 use crate::limits;
@@ -574,23 +576,6 @@ impl<'a> Check<'a> {
 /// Whether a file is a receipt key of the log.
 fn is_key(path: &str) -> bool {
     path.starts_with("keys/") && path.ends_with(".pem")
-}
-
-/// Checks that an entry is signed by the log's key, and hands over only where the log does.
-fn signed_by(
-    verified: &Verified,
-    index: u64,
-    statement: &Statement,
-    ranges: &KeyRanges,
-) -> Result<(), Error> {
-    ranges.check(index, &verified.key_id).map_err(Error::Key)?;
-    let next = Handover::read(index, &statement.predicate.transitions).map_err(Error::Key)?;
-    let next = next.map(|handover| handover.key_id);
-    let due = index.checked_add(1).and_then(|after| ranges.at(after));
-    if next.is_some_and(|next| due != Some(next)) {
-        return Err(Error::HiddenHandover(index));
-    }
-    Ok(())
 }
 
 fn check_proof(proof: &[u8], index: u64, leaf: &Digest, log: &Log) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use crate::action::{self, FailureCode};
 use crate::failure::Category;
 use crate::ids::{ActionId, PrincipalId, StepId};
 use crate::machine::Refusal;
-use crate::values::{MicroUsd, Timestamp};
+use crate::values::{MicroUsd, Shared, Timestamp};
 use crate::{limits, retry};
 
 /// The changes that `input` makes to `run`, or why it makes none.
@@ -16,13 +16,7 @@ pub fn step(run: Option<&Run>, input: Input, now: Timestamp) -> Result<Vec<Chang
                 check(&request)?;
                 Ok(vec![Change::Requested(request)])
             }
-            Input::Take { request, at } => {
-                check(&request)?;
-                if now > at.plus_micros(limits::RELEASE_TAKEN_MICROS) {
-                    return Err(Refusal::ReleaseStale);
-                }
-                Ok(vec![Change::Requested(request)])
-            }
+            Input::Take { request, at } => take(request, at, now),
             _ => Err(Refusal::Absent),
         };
     };
@@ -358,4 +352,13 @@ impl Run {
         };
         Ok(vec![Change::Replayed { by, from }])
     }
+}
+
+/// Makes a run of a release that was looked up at `at`.
+fn take(request: Shared<Request>, at: Timestamp, now: Timestamp) -> Result<Vec<Change>, Refusal> {
+    check(&request)?;
+    if now > at.plus_micros(limits::RELEASE_TAKEN_MICROS) {
+        return Err(Refusal::ReleaseStale);
+    }
+    Ok(vec![Change::Requested(request)])
 }

@@ -252,7 +252,8 @@ const METHODS: [(&str, &str, &str); 9] = [
 
 /// Does with a path what the first letter of its input says: `"r/data/a"` reads `/data/a`. Gives
 /// the content or `true`; fails with `denied` and the number of the error code. After `m` are two
-/// paths of one length: it writes its input to the first, calls the tool `hold` and reads the second.
+/// paths of one length: it writes its input to the first, calls the tool `hold`, and reads the
+/// second.
 pub(crate) fn files() -> String {
     let mut imports = TYPES.to_owned();
     let mut given = "(export \"dirs\" (func $dirs))".to_owned();
