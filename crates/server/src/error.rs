@@ -3,6 +3,7 @@
 use kernel::failure::{Category, Failure};
 use kernel::machine::Refusal;
 use proto::types::{Error as WireError, error::Category as WireCategory};
+use tokio::task::JoinError;
 use tonic::Status;
 
 /// A failure as the wire has it.
@@ -88,6 +89,11 @@ impl Refused {
     pub(crate) fn internal(error: impl std::fmt::Display) -> Self {
         tracing::error!(%error, "internal fault");
         Self::new(Category::Internal, "internal", "an internal fault; see the server's log")
+    }
+
+    /// A task that was to be waited for did not end: a server that stops ends its tasks.
+    pub(crate) fn not_ended(error: JoinError) -> Self {
+        if error.is_cancelled() { ledger::Error::Stopped.into() } else { Self::internal(error) }
     }
 }
 

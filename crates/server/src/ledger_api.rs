@@ -130,7 +130,7 @@ impl LedgerApi {
             let (store, keys) = (ledger.store().as_ref(), ledger.keys().as_ref());
             rebuild::verify_log(store, ledger.host(), keys, &log)
         });
-        let report = verifying.await.map_err(Refused::internal)??;
+        let report = verifying.await.map_err(Refused::not_ended)??;
         Ok(VerifyLedgerResponse {
             valid: report.valid(),
             // The log may have grown before the check began.

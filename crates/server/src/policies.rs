@@ -285,7 +285,7 @@ impl PoliciesApi {
         if let Mutated::Fresh(_) = self.0.mutate(caller, endpoint, body, &policy.id, batch).await? {
             let (shared, tenant) = (self.0.clone(), caller.tenant.clone());
             let installed = tokio::task::spawn_blocking(move || install(&shared, &tenant));
-            installed.await.map_err(Refused::internal)??;
+            installed.await.map_err(Refused::not_ended)??;
         }
         Ok(())
     }

@@ -178,6 +178,10 @@ impl Pool {
                 match self.once(&work).await {
                     Err(Trouble::Database(error)) if passing(&error) && tries < limits::TRIES => {
                         tracing::debug!(%error, tries, "trying again");
+                        if lost(&error) {
+                            // What ended one has ended all, and some may not know yet.
+                            self.idle.lock().clear();
+                        }
                         tokio::time::sleep(pause).await;
                         (tries, pause) = (tries + 1, pause * 2);
                     }

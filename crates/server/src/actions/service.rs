@@ -93,14 +93,14 @@ impl ActionsApi {
             // A task of its own: a caller who goes away does not take the action along.
             tokio::spawn(async move { submit(&shared, &caller, asked, body).await })
         };
-        match submitting.await.map_err(Refused::internal)?? {
+        match submitting.await.map_err(Refused::not_ended)?? {
             Submitted::New(answer, None) => self.wait(caller, *answer, patience).await,
             Submitted::New(answer, Some(running)) => {
                 match tokio::time::timeout_at(patience.until, running).await {
                     Err(_) => Ok(*answer),
                     // Where another attempt follows, the wait goes on.
                     Ok(ended) => {
-                        let ended = ended.map_err(Refused::internal)??;
+                        let ended = ended.map_err(Refused::not_ended)??;
                         self.wait(caller, ended, patience).await
                     }
                 }

@@ -352,7 +352,7 @@ impl EvidenceService for EvidenceApi {
         check_place(&caller, &wire.workspace, "")?;
         let shared = self.0.clone();
         let exporting = tokio::task::spawn_blocking(move || exported(&shared, caller.log(), &wire));
-        let data = exporting.await.map_err(Refused::internal)??;
+        let data = exporting.await.map_err(Refused::not_ended)??;
         let content_type = "application/x-tar".to_owned();
         Ok(Response::new(HttpBody { content_type, data, extensions: Vec::new() }))
     }
@@ -362,7 +362,7 @@ impl EvidenceService for EvidenceApi {
         let bytes = request.into_inner().data;
         let shared = self.0.clone();
         let checking = tokio::task::spawn_blocking(move || checked(&shared, &caller, &bytes));
-        let report = checking.await.map_err(Refused::internal)??;
+        let report = checking.await.map_err(Refused::not_ended)??;
         Ok(Response::new(VerifyEvidenceResponse {
             valid: report.valid,
             receipts: u32::try_from(report.receipts).unwrap_or(u32::MAX),
@@ -380,6 +380,6 @@ impl EvidenceService for EvidenceApi {
         let shared = self.0.clone();
         let looking =
             tokio::task::spawn_blocking(move || coverage::coverage(&shared, &caller, &wire));
-        Ok(Response::new(looking.await.map_err(Refused::internal)??))
+        Ok(Response::new(looking.await.map_err(Refused::not_ended)??))
     }
 }

@@ -168,7 +168,7 @@ async fn carry_out(shared: &Arc<Shared>, caller: &Caller, ask: Ask) -> Result<Ou
             }
             Submitted::New(_, Some(running)) => {
                 // The attempt itself heeds `cancel`: what it came to is known by its end alone.
-                let ended = running.await.map_err(Refused::internal)??;
+                let ended = running.await.map_err(Refused::not_ended)??;
                 if ended.action.status.is_settled() {
                     return outcome(shared, caller, ended);
                 }

@@ -134,14 +134,14 @@ impl RunsApi {
         if dry {
             let (shared, caller) = (self.0.clone(), caller.clone());
             let foreseeing = spawn_blocking(move || dry_run(&shared, &caller, wanted));
-            return Ok(Response::new(foreseeing.await.map_err(Refused::internal)??));
+            return Ok(Response::new(foreseeing.await.map_err(Refused::not_ended)??));
         }
         let starting = {
             let (shared, caller) = (self.0.clone(), caller.clone());
             // A task of its own: a caller who goes away does not take the run along.
             tokio::spawn(async move { start(&shared, &caller, wanted, body).await })
         };
-        let (run, checkpoint, live) = match starting.await.map_err(Refused::internal)?? {
+        let (run, checkpoint, live) = match starting.await.map_err(Refused::not_ended)?? {
             Started::New(run, checkpoint, live) => (*run, checkpoint, live),
             Started::Repeat(id) => (self.find(caller, id.as_str())?, Arc::default(), None),
         };
@@ -286,7 +286,7 @@ impl RunsApi {
             // It may have to read the log.
             spawn_blocking(move || replay(&shared, &caller, &log, &run, &document, mode))
         };
-        let steps = steps.await.map_err(Refused::internal)??;
+        let steps = steps.await.map_err(Refused::not_ended)??;
         let matches = steps.iter().all(|step| step.differs.is_empty() && step.error.is_none());
         let run = self.whole(caller, &run, Arc::default(), None)?;
         Ok(ReplayRunResponse { run: Some(run), steps, matches })
@@ -421,7 +421,7 @@ impl RunsService for RunsApi {
         let run = self.find(&caller, &wire.run_id)?;
         let shared = self.0.clone();
         let reporting = spawn_blocking(move || divergence::report(&shared, &caller.log(), &run));
-        Ok(Response::new(reporting.await.map_err(Refused::internal)??))
+        Ok(Response::new(reporting.await.map_err(Refused::not_ended)??))
     }
 
     async fn cancel_run(&self, request: Request<CancelRunRequest>) -> Reply<WireRun> {

@@ -222,7 +222,7 @@ impl RuntimeService for RuntimeApi {
         }
         let own = self.clone();
         let simulating = tokio::task::spawn_blocking(move || own.simulate(&caller, wire));
-        Ok(Response::new(simulating.await.map_err(Refused::internal)??))
+        Ok(Response::new(simulating.await.map_err(Refused::not_ended)??))
     }
 
     async fn list_skills(&self, request: Request<ListSkillsRequest>) -> Reply<ListSkillsResponse> {
@@ -274,7 +274,7 @@ type Reply<T> = std::result::Result<Response<T>, Status>;
 
 /// Asks policy of each tool, and reads the log, where that keeps nobody waiting.
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Reply<T> {
-    let worked = tokio::task::spawn_blocking(work).await.map_err(Refused::internal)?;
+    let worked = tokio::task::spawn_blocking(work).await.map_err(Refused::not_ended)?;
     Ok(Response::new(worked?))
 }
 

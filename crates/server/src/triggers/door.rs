@@ -227,7 +227,7 @@ impl Door {
             // A task of its own: who delivers may hang up.
             tokio::spawn(async move { dead::take(&shared, &tenant, &known, event).await })
         };
-        let run = starting.await.map_err(Refused::internal)??;
+        let run = starting.await.map_err(Refused::not_ended)??;
         Ok(answer(&json!({"run_id": run.as_str()})))
     }
 }
