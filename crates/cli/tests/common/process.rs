@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 
 use super::LOOK_EVERY;
 
@@ -30,7 +31,8 @@ pub(crate) fn line(output: &mut BufReader<impl Read + AsFd>) -> Option<String> {
     if output.buffer().is_empty() {
         let end = Timespec { tv_sec: HANGS.as_secs().try_into().unwrap(), tv_nsec: 0 };
         let mut ready = [PollFd::new(output.get_ref(), PollFlags::IN)];
-        if poll(&mut ready, Some(&end)).unwrap() == 0 {
+        // A child that ends elsewhere interrupts it.
+        if retry_on_intr(|| poll(&mut ready, Some(&end))).unwrap() == 0 {
             return None;
         }
     }
