@@ -63,7 +63,7 @@ pub(crate) fn keep_key(server: &Server) {
 struct Scene {
     server: Server,
     agent: Client,
-    _simulator: Simulator,
+    simulator: Simulator,
 }
 
 impl Scene {
@@ -75,7 +75,7 @@ impl Scene {
         server.publish(&allow_all()).await;
         let agent = server.paying_agent("purse", 10_000_000).await;
         keep_key(&server);
-        Self { server, agent, _simulator: simulator }
+        Self { server, agent, simulator }
     }
 
     async fn ask(&self, provider: &str, params: &Value) -> Action {
@@ -199,6 +199,8 @@ async fn an_attempt_that_a_crash_cut_short_is_repeated_and_paid_with_what_was_he
     reaches(&scene.agent, &begun.action_id, State::Executing).await;
     let held = scene.account().await.held_micro_usd;
     assert!(held > 200 * PRICES.1);
+    // That one hangs, and the next is answered.
+    scene.simulator.asked().await;
     scene.server.kill();
     scene.server.restart();
     let done = reaches(&scene.agent, &begun.action_id, State::Executed).await;

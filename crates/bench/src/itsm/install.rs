@@ -21,7 +21,7 @@ use super::world::SECRET;
 
 const WORKFLOW: &str = include_str!("../../../../catalog/workflows/itsm-triage.yaml");
 const SERVICENOW: &str = include_str!("../../../../catalog/connectors/servicenow.yaml");
-pub(super) const SLACK: &str = include_str!("../../../../catalog/connectors/slack.yaml");
+const SLACK: &str = include_str!("../../../../catalog/connectors/slack.yaml");
 const NAME: &str = "itsm-triage";
 /// What the runs pay from.
 const ACCOUNT: &str = "triage";
@@ -38,23 +38,17 @@ struct Owner {
     key: String,
 }
 
-/// The key of the owner.
-pub(super) fn owner_key(dir: &Path) -> anyhow::Result<String> {
-    let credentials = std::fs::read(dir.join("data").join("credentials.json"))?;
-    let owner: Owner = serde_json::from_slice(&credentials)?;
-    Ok(owner.key)
-}
-
 /// Installs all of it on the server whose data is below `dir`.
 pub(super) fn all(
     server: SocketAddr,
     dir: &Path,
     systems: [SocketAddr; 2],
 ) -> anyhow::Result<Hooks> {
-    let key = owner_key(dir)?;
+    let credentials = std::fs::read(dir.join("data").join("credentials.json"))?;
+    let owner: Owner = serde_json::from_slice(&credentials)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = Client::new(&format!("http://{server}"), &key)?;
+        let client = Client::new(&format!("http://{server}"), &owner.key)?;
         connectors(&client, systems).await?;
         policy(&client).await?;
         let People { service, approver } = people(&client).await?;

@@ -1,7 +1,6 @@
 //! The flagship, end to end: from the event to the write-back, with a model that answers at once
 //! and somebody who approves at once; and what a thousand incidents cost that wait for somebody.
 
-mod broken;
 mod install;
 mod world;
 
@@ -29,9 +28,6 @@ const IDLE_LOOKS: usize = 7;
 const WAITING_US: f64 = 100.0;
 const PROBES: u64 = 200;
 const P95_MS: f64 = 50.0;
-/// Calls that an open circuit refuses.
-const REFUSED: usize = 1_000;
-const REFUSED_P99_MS: f64 = 5.0;
 
 /// What was measured with one number of incidents at once.
 #[derive(Default)]
@@ -71,10 +67,8 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Report> {
     world.create(WAITING)?;
     world.asked(posted + WAITING)?;
     let waits = Idle { before, waiting: idle(&world)? };
-    let mut refused = world.refused(REFUSED)?;
     report.table(latencies(&mut found));
     report.table(waiting(&waits));
-    report.table(refusals(&mut refused));
     if let [one, many] = found.as_mut_slice() {
         let p95 = one.noted.percentile(95) / 1_000.0;
         report.at_most("p95 ms, 1 incident at once", p95, P95_MS);
@@ -83,8 +77,6 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Report> {
     }
     let more = waits.waiting - waits.before;
     report.at_most("us a second for 1,000 incidents that wait", more, WAITING_US);
-    let p99 = refused.percentile(99) / 1_000.0;
-    report.at_most("p99 ms, call refused by an open circuit", p99, REFUSED_P99_MS);
     notes(&mut report);
     Ok(report)
 }
@@ -147,14 +139,6 @@ fn waiting(idle: &Idle) -> Table {
     table
 }
 
-fn refusals(refused: &mut Times) -> Table {
-    let columns = ["calls that an open circuit refused", "p50 ms", "p99 ms"];
-    let mut table = Table::new("a system that is left alone", &columns);
-    let times = [50, 99].map(|percent| Cell::from(refused.percentile(percent) / 1_000.0));
-    table.row([Cell::from(refused.count().to_string())].into_iter().chain(times));
-    table
-}
-
 fn notes(report: &mut Report) {
     report.note(
         "An incident: ServiceNow's webhook, read, model, card on Slack, button, write, note; four \
@@ -165,9 +149,5 @@ fn notes(report: &mut Report) {
         "ServiceNow, Slack and the model are simulators that answer at once; the approver presses \
          the button as soon as the card is there. All of them, the server and the disk share this \
          machine.",
-    );
-    report.note(
-        "A refused call is a whole action over HTTP: decided, its permit and its outcome committed \
-         and receipted, and no connection opened. The 1,000 incidents wait meanwhile.",
     );
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,8 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{broken, install};
+use super::install;
 use crate::cpu::Cpu;
-use crate::stats;
 
 /// How long anything may take to come.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -27,9 +26,6 @@ const GROUP: &str = "287ebd7da9fe198100f92cc8d1d2154e";
 pub(super) const SECRET: &str = "bench";
 /// Writes in a minute: what is measured must not be a limit.
 const WRITES_PER_MIN: u32 = 1_000_000;
-
-/// For how long the circuit of a broken system is open.
-const OPEN_MS: u32 = 3_600_000;
 
 /// A process that says where it listens.
 struct Process {
@@ -109,10 +105,6 @@ pub(super) struct World {
     servicenow: Process,
     slack: Process,
     _model: Process,
-    /// Where nobody listens.
-    nobody: SocketAddr,
-    /// Where the server's data is.
-    dir: PathBuf,
 }
 
 impl World {
@@ -136,15 +128,12 @@ impl World {
         });
         let servicenow = simulator("servicenow", &script("servicenow.yaml", &now)?)?;
         let slack = simulator("slack", &script("slack.yaml", &json!({"token": SECRET}))?)?;
-        let nobody = broken::nobody()?;
-        let listen = [servicenow.address, slack.address, nobody];
-        let config = config(dir, &model, listen);
+        let config = config(dir, &model, [&servicenow, &slack]);
         let path = script("tally.yaml", &config)?;
         let server = Process::start(program, &["serve"], ("--config", &path))?;
-        let dir = dir.to_owned();
-        let world = Self { server, servicenow, slack, _model: model, nobody, dir };
+        let world = Self { server, servicenow, slack, _model: model };
         let systems = [world.servicenow.address, world.slack.address];
-        let hooks = install::all(world.server.address, &world.dir, systems)?;
+        let hooks = install::all(world.server.address, dir, systems)?;
         let to = |path: &str| format!("http://{}{path}", world.server.address);
         let hook = json!({"url": to(&hooks.incidents), "secret": SECRET});
         world.tell(&world.servicenow, "webhook", &hook)?;
@@ -210,32 +199,27 @@ impl World {
         }
     }
 
-    /// How long so many calls of a broken system took to be refused.
-    pub(super) fn refused(&self, calls: usize) -> anyhow::Result<stats::Times> {
-        broken::refused(self.server.address, &self.dir, self.nobody, calls)
-    }
-
     /// The processor time that the server has taken.
     pub(super) fn cpu(&self) -> anyhow::Result<Cpu> {
         Cpu::of(self.server.child.id())
     }
 }
 
-fn config(dir: &Path, model: &Process, systems: [SocketAddr; 3]) -> Value {
+fn config(dir: &Path, model: &Process, systems: [&Process; 2]) -> Value {
     let price = json!({"input": 2_000_000, "output": 8_000_000, "context": 50_000});
     let provider = json!({
         "name": "simulator", "form": "openai", "base_url": format!("http://{}/v1", model.address),
         "key": "bench", "private": true, "models": {"sim-large": price},
     });
-    let grant =
-        |system: SocketAddr| json!({"host": "127.0.0.1", "port": system.port(), "private": true});
+    let grant = |system: &Process| {
+        let port = system.address.port();
+        json!({"host": "127.0.0.1", "port": port, "private": true})
+    };
     json!({
         "data": dir.join("data"),
         "listen": "127.0.0.1:0",
         "models": {"providers": [provider]},
         "grants": {"http": systems.map(grant)},
-        // No probe passes while refusals are measured.
-        "circuits": {"open_ms": OPEN_MS, "open_max_ms": OPEN_MS},
         "caps": {
             "writes_per_min_workflow": WRITES_PER_MIN,
             "writes_per_min_tenant": WRITES_PER_MIN,

@@ -6,9 +6,11 @@ use std::process::{Child, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
 
 use crate::common::command;
 use crate::common::process::first_line;
+use crate::common::{LOOK_EVERY, PATIENCE};
 
 /// The file in which it notes what it was asked.
 const RECORD: &str = "record.jsonl";
@@ -42,6 +44,15 @@ impl Simulator {
             .unwrap_or_else(|| panic!("the simulator does not start: {line:?}"));
         assert!(line.starts_with("model simulator"), "it says what it is: {line}");
         Self { url: url.to_owned(), process, folder }
+    }
+
+    /// Waits until it was asked, whether or not it answers.
+    pub(crate) async fn asked(&self) {
+        let until = Instant::now() + PATIENCE;
+        while fs::read(self.folder.path().join(RECORD)).map_or(0, |record| record.len()) == 0 {
+            assert!(Instant::now() < until, "nobody asks the model");
+            sleep(LOOK_EVERY).await;
+        }
     }
 
     /// What was asked of it: for each request when it came, in milliseconds since it started, and
