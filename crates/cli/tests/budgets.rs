@@ -1,6 +1,8 @@
 //! Budgets under budgets, in money and units, through the real program: what is spent, what is
 //! told, what is metered, and that none of it depends on who is first or who is killed.
 
+mod units;
+
 use client::{Client, Error};
 use ledger::rebuild;
 use proto::accounts::{
