@@ -2,6 +2,7 @@
 //! OpenAI and Anthropic against the same simulator.
 
 mod drift;
+mod prices;
 mod sdks;
 pub(crate) mod simulator;
 
@@ -53,11 +54,16 @@ pub(crate) fn providers(simulator: &Simulator, more: &Value) -> String {
 
 /// Puts the simulator's key into the vault of the server.
 pub(crate) fn keep_key(server: &Server) {
+    keep_key_of(server, &server.owner_key());
+}
+
+/// The same into that of the tenant whose owner has the key `owner`.
+fn keep_key_of(server: &Server, owner: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
     std::fs::write(&file, KEY).unwrap();
     let args = ["secret", "put", "simulator", "--from-file", file.to_str().unwrap()];
-    assert_code(&server.tally(&server.owner_key(), &args), 0);
+    assert_code(&server.tally(owner, &args), 0);
 }
 
 struct Scene {

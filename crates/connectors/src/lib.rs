@@ -18,6 +18,7 @@ pub mod yaml;
 mod files;
 mod http;
 mod manifests;
+mod prices;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -29,6 +30,7 @@ pub use egress::{EgressBody, EgressError, GuardedEgress};
 pub use email::EmailConfig;
 pub use grants::{ConnectorGrant, Grants, HttpGrant, WebhookGrant};
 pub use kv::KeyValues;
+pub use prices::TenantPrices;
 pub use tools::{
     Call, Charged, EffectChange, EffectCheck, Error, Executed, Meta, Outcome, RegisteredTool,
     Tools, ToolsConfig,

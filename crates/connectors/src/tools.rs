@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kernel::action::ModelUsed;
 use kernel::failure::{Category, Failure};
-use kernel::ids::ToolId;
+use kernel::ids::{TenantId, ToolId};
 use kernel::json::RawJson;
 use kernel::permit::{Invalid, Permit};
 use kernel::tool::{CallFacts, Manifest};
@@ -22,8 +22,9 @@ use crate::grants::{self, Grants};
 use crate::http::{self, Http, wire};
 use crate::kv::{self, KeyValues};
 use crate::llm::{self, Llm, ModelsConfig};
-use crate::manifests::{self, Builtin};
+use crate::manifests::Builtin;
 use crate::mcp::Secrets;
+use crate::prices::{Catalogue, TenantPrices};
 use crate::schema;
 use crate::transform::{Transform, Worker};
 use crate::webhook::{self, Webhooks};
@@ -44,8 +45,10 @@ pub enum Error {
     #[error(transparent)]
     Email(#[from] email::Error),
     /// A price for a tool that is not there, or below zero.
-    #[error("prices: `{tool}` {reason}")]
+    #[error("{section}: `{tool}` {reason}")]
     Price {
+        /// Where that is written.
+        section: String,
         /// The tool named.
         tool: ToolId,
         /// What is wrong.
@@ -68,6 +71,8 @@ pub struct ToolsConfig {
     pub grants: Grants,
     /// Price of one call by tool, in micro-USD; a tool that is not listed costs nothing.
     pub prices: BTreeMap<ToolId, MicroUsd>,
+    /// What tenants pay that have prices of their own.
+    pub tenant_prices: BTreeMap<TenantId, TenantPrices>,
     /// The providers of models; without any `llm.invoke` is not offered.
     pub models: ModelsConfig,
     /// How to start a jq worker; without it `core.json_transform` is not offered.
@@ -87,6 +92,7 @@ impl Default for ToolsConfig {
         Self {
             grants: Grants::default(),
             prices: BTreeMap::new(),
+            tenant_prices: BTreeMap::new(),
             models: ModelsConfig::default(),
             jq_worker: None,
             email: None,
@@ -104,10 +110,10 @@ pub struct RegisteredTool {
     pub manifest: Manifest,
     /// The digest of that; part of every plan.
     pub digest: Digest,
-    builtin: Builtin,
-    validator: schema::Validator,
+    pub(crate) builtin: Builtin,
+    pub(crate) validator: schema::Validator,
     /// What knows the price of a call, where that follows from its parameters.
-    llm: Option<Arc<Llm>>,
+    pub(crate) llm: Option<Arc<Llm>>,
 }
 
 impl RegisteredTool {
@@ -143,6 +149,8 @@ pub trait EffectCheck: Send + Sync {
 pub struct Call<'a> {
     /// The right to run it.
     pub permit: &'a Permit,
+    /// Whose prices it is paid by.
+    pub tenant: &'a TenantId,
     /// The tool.
     pub tool: &'a ToolId,
     /// The digest of the plan that is about to run, computed from what will run.
@@ -259,7 +267,7 @@ pub(crate) struct Context<'a> {
 /// The built-in tools.
 #[derive(Debug)]
 pub struct Tools {
-    tools: BTreeMap<ToolId, RegisteredTool>,
+    catalogue: Catalogue,
     http: Http,
     files: Files,
     transform: Option<Transform>,
@@ -273,35 +281,7 @@ impl Tools {
     /// Checks the configuration and opens what it grants.
     pub fn new(config: ToolsConfig) -> Result<Self, Error> {
         let tls = wire::tls(config.extra_ca_pem.as_deref())?;
-        let (prices, models) = (&config.prices, &config.models);
-        let llm = match models.providers.is_empty() {
-            true => None,
-            false => Some(Arc::new(Llm::new(models, config.resolver.clone(), tls.clone())?)),
-        };
-        let mut tools = BTreeMap::new();
-        for builtin in Builtin::ALL {
-            let offered = match builtin {
-                Builtin::JsonTransform => config.jq_worker.is_some(),
-                Builtin::EmailSend => config.email.is_some(),
-                Builtin::LlmInvoke => llm.is_some(),
-                _ => true,
-            };
-            if !offered {
-                continue;
-            }
-            let mut tool = register(builtin, prices, models)?;
-            tool.llm = llm.clone().filter(|_| builtin == Builtin::LlmInvoke);
-            tools.insert(tool.manifest.id.clone(), tool);
-        }
-        for (tool, price) in prices {
-            let reason = match (tools.get(tool), price.0 >= 0) {
-                (Some(RegisteredTool { llm: Some(_), .. }), _) => "has its prices in models",
-                (Some(_), true) => continue,
-                (None, _) => "is not a tool",
-                (Some(_), false) => "costs less than nothing",
-            };
-            return Err(Error::Price { tool: tool.clone(), reason });
-        }
+        let (catalogue, llm) = Catalogue::new(&config, &tls)?;
         let (resolver, breaker) = (config.resolver.clone(), config.breaker);
         let declared = Engine::new(&config.grants, breaker, resolver, tls.clone())?;
         let http = |rules| Http::new(rules, config.resolver.clone(), tls.clone());
@@ -310,7 +290,7 @@ impl Tools {
         let email = config.email.as_ref();
         let email = email.map(|email| Email::new(email, config.resolver.clone(), tls.clone()));
         Ok(Self {
-            tools,
+            catalogue,
             http: http(config.grants.http_rules()?),
             files: Files::open(&config.grants)?,
             webhooks: Webhooks::new(http(rules), receivers),
@@ -326,20 +306,20 @@ impl Tools {
         &self.declared
     }
 
-    /// Every tool, by its id.
-    pub fn all(&self) -> impl Iterator<Item = &RegisteredTool> {
-        self.tools.values()
+    /// Every tool as `tenant` has it, in the order of their ids.
+    pub fn all(&self, tenant: &TenantId) -> impl Iterator<Item = &RegisteredTool> {
+        self.catalogue.all(tenant)
     }
 
-    /// The tool `id`.
-    pub fn get(&self, id: &ToolId) -> Option<&RegisteredTool> {
-        self.tools.get(id)
+    /// The tool `id` as `tenant` has it.
+    pub fn get(&self, tenant: &TenantId, id: &ToolId) -> Option<&RegisteredTool> {
+        self.catalogue.get(tenant, id)
     }
 
     /// Checks parameters before anything is decided about them. Says nothing of what is granted:
     /// that is for the execution.
     pub fn validate(&self, id: &ToolId, params: &RawJson) -> Result<(), Failure> {
-        let tool = self.tools.get(id).ok_or_else(|| unknown_tool(id))?;
+        let tool = self.catalogue.any(id).ok_or_else(|| unknown_tool(id))?;
         tool.validator.check(&params.to_value())?;
         match tool.builtin {
             Builtin::HttpCall => http::check(params),
@@ -369,14 +349,20 @@ impl Tools {
             store: call.store,
             in_doubt: call.in_doubt,
         };
-        self.run(call.tool, call.params, context).await
+        let Some(tool) = self.get(call.tenant, call.tool) else {
+            return Outcome::Failed(unknown_tool(call.tool));
+        };
+        self.run(tool, call.params, context).await
     }
 
     /// Runs a call whose permit was checked.
-    pub(crate) async fn run(&self, id: &ToolId, params: &RawJson, context: Context<'_>) -> Outcome {
-        let Some(tool) = self.tools.get(id) else {
-            return Outcome::Failed(unknown_tool(id));
-        };
+    pub(crate) async fn run(
+        &self,
+        tool: &RegisteredTool,
+        params: &RawJson,
+        context: Context<'_>,
+    ) -> Outcome {
+        let id = &tool.manifest.id;
         // Decided long ago, perhaps: what runs is checked again.
         if let Err(failure) = self.validate(id, params) {
             return Outcome::Failed(failure);
@@ -414,21 +400,6 @@ impl Tools {
             Err(Fault::Unknown(failure)) => Outcome::Unknown(failure),
         }
     }
-}
-
-fn register(
-    builtin: Builtin,
-    prices: &BTreeMap<ToolId, MicroUsd>,
-    models: &ModelsConfig,
-) -> Result<RegisteredTool, Error> {
-    let broken = |reason: String| Error::Manifest { tool: builtin.id().to_owned(), reason };
-    let mut manifest = manifests::manifest(builtin, models).map_err(|e| broken(e.to_string()))?;
-    if let Some(price) = prices.get(&manifest.id) {
-        manifest.cost.per_call_micro_usd = *price;
-    }
-    let digest = manifest.digest().map_err(|e| broken(e.to_string()))?;
-    let validator = schema::Validator::new(&manifest.input_schema).map_err(broken)?;
-    Ok(RegisteredTool { manifest, digest, builtin, validator, llm: None })
 }
 
 fn executed(tool: &RegisteredTool, idempotent: bool, done: &Done) -> Outcome {

@@ -9,7 +9,7 @@
 use connectors::transform::{Worker, worker_main};
 use connectors::{Call, EffectChange, EffectCheck, Outcome, Tools, ToolsConfig};
 use kernel::failure::Failure;
-use kernel::ids::ToolId;
+use kernel::ids::{TenantId, ToolId};
 use kernel::json::RawJson;
 use kernel::values::{Digest, Timestamp};
 use serde_json::{Value, json};
@@ -41,6 +41,7 @@ async fn run(tools: &Tools, input: &Value, filter: &str) -> Outcome {
     let plan_digest = Digest::of(b"plan");
     let params = json!({"input": input, "filter": filter});
     let call = Call {
+        tenant: &TenantId::new("acme").unwrap(),
         permit: &testkit::permit(plan_digest),
         tool: &ToolId::new("core.json_transform").unwrap(),
         plan_digest,

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use connectors::{EmailConfig, Grants};
-use kernel::ids::ToolId;
+use connectors::{EmailConfig, Grants, TenantPrices};
+use kernel::ids::{TenantId, ToolId};
 use kernel::values::MicroUsd;
 use ledger::postgres::Database;
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
 use crate::witnesses::{self, WitnessConfig};
 
 /// Why a configuration is refused.
@@ -70,6 +71,9 @@ pub struct Config {
     pub email: Option<EmailConfig>,
     /// The price of one call of a tool, in micro-USD.
     pub prices: BTreeMap<ToolId, MicroUsd>,
+    /// What tenants pay that have prices of their own, in place of `prices` and of those in
+    /// `models`. A tenant need not be there yet.
+    pub tenant_prices: BTreeMap<TenantId, TenantPrices>,
     /// The providers of models that `llm.invoke` asks, and what their models cost.
     pub models: connectors::llm::ModelsConfig,
     /// A PEM file with further certificate authorities that tools trust.
@@ -173,6 +177,7 @@ impl Default for Config {
             grants: Grants::default(),
             email: None,
             prices: BTreeMap::new(),
+            tenant_prices: BTreeMap::new(),
             models: connectors::llm::ModelsConfig::default(),
             extra_ca: None,
             policy: Policy::default(),
@@ -268,6 +273,7 @@ impl Config {
         }
         let models = self.models.check();
         models.map_err(|error| Error::Value { key: "models", reason: error.to_string() })?;
+        self.check_tenant_prices()?;
         self.keys.check()?;
         self.mcp.check()?;
         self.sandbox.check()?;
@@ -277,6 +283,20 @@ impl Config {
         circuits.map_err(|reason| Error::Value { key: "circuits", reason })?;
         self.attestation.check(self.public_url.as_deref())?;
         witnesses::check(self)
+    }
+
+    /// Tools are looked at where they are made; that a tenant's models are there is seen here.
+    fn check_tenant_prices(&self) -> Result<(), Error> {
+        let value = |reason| Error::Value { key: "tenant_prices", reason };
+        if self.tenant_prices.len() > limits::TENANT_PRICES_MAX {
+            let most = limits::TENANT_PRICES_MAX;
+            return Err(value(format!("at most {most} tenants have prices of their own")));
+        }
+        for (tenant, prices) in &self.tenant_prices {
+            let models = self.models.at(&prices.models);
+            models.map_err(|error| value(format!("{tenant}: {error}")))?;
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const BODY_BYTES_MAX: usize = 2 << 20;
 /// Bytes of a raw request body: an evidence bundle of 10,000 receipts is about 40 MB.
 pub const RAW_BODY_BYTES_MAX: usize = 64 << 20;
+/// Tenants that have prices of their own.
+pub const TENANT_PRICES_MAX: usize = 1_000;
 /// How long a submit waits for its action where the request does not say.
 pub const WAIT_MS_DEFAULT: u32 = 10_000;
 /// How long a submit may wait.

@@ -1,11 +1,14 @@
 //! Opening: everything that handlers share, from the stores and the configuration.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use connectors::transform::Worker;
-use connectors::{SystemResolver, Tools, ToolsConfig};
+use connectors::{SystemResolver, TenantPrices, Tools, ToolsConfig};
+use kernel::ids::ToolId;
+use kernel::values::MicroUsd;
 use ledger::content::Vault;
 use ledger::keys::KeyProvider;
 use ledger::store::Store;
@@ -203,10 +206,17 @@ pub(crate) fn tools(config: &Config) -> Result<Tools, Error> {
     let env = vec![("MIMALLOC_ARENA_RESERVE".into(), "0".into())];
     let jq_worker = Worker { program, args: vec!["internal".into(), "jq".into()], env };
     // What runs code knows its own.
-    let prices = config.prices.clone().into_iter().filter(|(tool, _)| !sandbox::is_code(tool));
+    let of_tools = |prices: &BTreeMap<ToolId, MicroUsd>| {
+        let prices = prices.clone().into_iter();
+        prices.filter(|(tool, _)| !sandbox::is_code(tool)).collect()
+    };
+    let tenant_prices = config.tenant_prices.iter().map(|(tenant, own)| {
+        (tenant.clone(), TenantPrices { tools: of_tools(&own.tools), models: own.models.clone() })
+    });
     Ok(Tools::new(ToolsConfig {
         grants: config.grants.clone(),
-        prices: prices.collect(),
+        prices: of_tools(&config.prices),
+        tenant_prices: tenant_prices.collect(),
         models: config.models.clone(),
         jq_worker: Some(jq_worker),
         email: config.email.clone(),

@@ -110,8 +110,11 @@ pub(crate) fn find<'a>(shared: &'a Shared, tenant: &TenantId, id: &ToolId) -> Op
     let served = || shared.upstreams.tool(tenant, id).map(Found::Mcp);
     let given = || shared.registry.tool(tenant, id).map(Found::Wasm);
     let declared = || shared.instances.tool(tenant, id).map(Found::Http);
-    let code = || shared.sandbox.tools.iter().find(|tool| tool.manifest.id == *id).map(Found::Code);
-    let own = shared.tools.get(id).map(Found::Builtin).or_else(code);
+    let code = || {
+        let mut tools = shared.sandbox.tools(tenant).iter();
+        tools.find(|tool| tool.manifest.id == *id).map(Found::Code)
+    };
+    let own = shared.tools.get(tenant, id).map(Found::Builtin).or_else(code);
     own.or_else(served).or_else(declared).or_else(given)
 }
 
@@ -121,8 +124,8 @@ pub(crate) fn all<'a>(shared: &'a Shared, tenant: &TenantId) -> Vec<Found<'a>> {
     let served = tools.into_iter().chain(methods).map(Found::Mcp);
     let declared = shared.instances.tools(tenant).into_iter().map(Found::Http);
     let given = shared.registry.tools(tenant).into_iter().map(Found::Wasm).chain(declared);
-    let code = shared.sandbox.tools.iter().map(Found::Code);
-    let own = shared.tools.all().map(Found::Builtin).chain(code);
+    let code = shared.sandbox.tools(tenant).iter().map(Found::Code);
+    let own = shared.tools.all(tenant).map(Found::Builtin).chain(code);
     let mut all: Vec<_> = own.chain(served).chain(given).collect();
     all.sort_by(|a, b| a.manifest().id.cmp(&b.manifest().id));
     all

@@ -2,16 +2,12 @@
 //! tenant.
 
 use client::Client;
-use proto::identity::principal::Kind;
-use proto::identity::{CreateKeyRequest, CreatePrincipalRequest};
-use proto::policies::{CreatePolicyDraftRequest, PublishPolicyRequest};
 use proto::runs::{Run, RunState, StartRunRequest};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::clock::Clock;
 use super::{Place, named, reaches, workflow};
-use crate::common::wire::Wire;
-use crate::common::{Server, WORKSPACE, allow_all};
+use crate::common::Server;
 
 async fn begun(client: &Client, steps: &[Value]) -> Run {
     let request = StartRunRequest { wait_ms: Some(0), ..workflow(steps) };
@@ -73,35 +69,11 @@ async fn a_run_writes_no_more_than_the_operator_allows() {
     assert_eq!((run.state(), run.writes), (RunState::Succeeded, 0), "{run:?}");
 }
 
-/// An agent of a new tenant whose policy allows everything.
-async fn other_tenant(server: &Server) -> Client {
-    let ask = Wire::new(&server.url).ask_as(&server.owner_key(), "POST", "/v1/tenants");
-    let made = ask.json(&json!({"tenant": "other"})).send().await.good();
-    let owner = Client::new(&server.url, made["owner"]["key"].as_str().unwrap()).unwrap();
-    let bundle = allow_all().pack_unsigned().unwrap();
-    let draft = CreatePolicyDraftRequest { bundle, description: String::new() };
-    let policy_id = owner.create_policy_draft(&draft, None).await.unwrap().policy_id;
-    owner.publish_policy(&PublishPolicyRequest { policy_id }, None).await.unwrap();
-    let agent = CreatePrincipalRequest {
-        kind: Kind::Agent.into(),
-        name: "an agent of another tenant".to_owned(),
-        roles: vec!["agent".to_owned()],
-        account_id: String::new(),
-    };
-    let principal_id = owner.create_principal(&agent, None).await.unwrap().principal_id;
-    let key = CreateKeyRequest {
-        principal_id,
-        workspace: WORKSPACE.to_owned(),
-        environment: "dev".to_owned(),
-        ..Default::default()
-    };
-    Client::new(&server.url, &owner.create_key(&key, None).await.unwrap().key).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_with_a_long_queue_holds_nobody_else_up() {
     let place = Place::new("runs: {concurrency: 1}").await;
-    let other = other_tenant(&place.server).await;
+    let owner = Client::new(&place.server.url, &place.server.tenant("other").await).unwrap();
+    let other = place.server.agent_of(&owner, "").await;
     let first = begun(&place.agent, &[place.call("held", "PUT", "/waits/main")]).await;
     place.target.asked("/waits/main").await;
     let mut queued = Vec::new();

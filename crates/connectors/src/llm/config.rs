@@ -124,6 +124,25 @@ pub struct ModelConfig {
     pub max_tokens: u64,
 }
 
+/// What a model costs in place of what is told for everybody, in micro-USD for a million tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelPrice {
+    /// What it reads.
+    pub input: MicroUsd,
+    /// What it writes, its reasoning included.
+    pub output: MicroUsd,
+    /// What it reads out of its cache; as `input` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_input: Option<MicroUsd>,
+    /// What it reads and puts into its cache; as `input` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write: Option<MicroUsd>,
+}
+
+/// The prices of models, by the names of their providers and their own.
+pub type ModelPrices = BTreeMap<String, BTreeMap<String, ModelPrice>>;
+
 fn first_byte_ms() -> u64 {
     limits::LLM_FIRST_BYTE_MS
 }
@@ -154,6 +173,24 @@ impl ModelsConfig {
             Some(provider) => Err(provider.refused("is one too many")),
             None => Ok(()),
         }
+    }
+
+    /// The same with these prices in place of its own. They are for models that are there.
+    pub fn at(&self, prices: &ModelPrices) -> Result<Self, Error> {
+        let mut priced = self.clone();
+        for (name, models) in prices {
+            let refused = |reason: String| Error { provider: name.clone(), reason };
+            let provider = priced.providers.iter_mut().find(|provider| provider.name == *name);
+            let provider = provider.ok_or_else(|| refused("is not configured".to_owned()))?;
+            for (model, price) in models {
+                let ModelPrice { input, output, cached_input, cache_write } = *price;
+                let known = provider.models.get_mut(model);
+                let known = known.ok_or_else(|| refused(format!("has no model `{model}`")))?;
+                *known = ModelConfig { input, output, cached_input, cache_write, ..*known };
+            }
+        }
+        priced.check()?;
+        Ok(priced)
     }
 
     /// The longest that one call may take.

@@ -31,7 +31,9 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio_rustls::TlsConnector;
 
-pub use config::{Error, Form, MaxTokens, ModelConfig, ModelsConfig, ProviderConfig};
+pub use config::{
+    Error, Form, MaxTokens, ModelConfig, ModelPrice, ModelPrices, ModelsConfig, ProviderConfig,
+};
 pub(crate) use manifest::manifest;
 
 use crate::address::Resolver;

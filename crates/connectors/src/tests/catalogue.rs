@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use kernel::ids::ToolId;
+use kernel::ids::{TenantId, ToolId};
 use kernel::json::RawJson;
 use kernel::values::MicroUsd;
 use serde_json::{Value, json};
 
+use super::anybody;
 use crate::transform::Worker;
 use crate::{Tools, ToolsConfig};
 
@@ -32,8 +33,10 @@ fn raw(value: &Value) -> RawJson {
 #[test]
 fn digests_are_stable() {
     let tools = all(&[]).unwrap();
-    let got: Vec<_> =
-        tools.all().map(|tool| format!("{} {}", tool.manifest.id, tool.digest.hex())).collect();
+    let got: Vec<_> = tools
+        .all(&anybody())
+        .map(|tool| format!("{} {}", tool.manifest.id, tool.digest.hex()))
+        .collect();
     assert_eq!(got, GOLDEN);
 }
 
@@ -53,7 +56,7 @@ const GOLDEN: [&str; 10] = [
 #[test]
 fn labels_follow_the_method() {
     let tools = all(&[("core.http_call", 5)]).unwrap();
-    let manifest = &tools.get(&id("core.http_call")).unwrap().manifest;
+    let manifest = &tools.get(&anybody(), &id("core.http_call")).unwrap().manifest;
     for (method, first, idempotent) in [
         (None, "read", true),
         (Some("GET"), "read", true),
@@ -71,7 +74,7 @@ fn labels_follow_the_method() {
         assert!(facts.labels.contains(first) && facts.labels.contains("external"), "{method:?}");
         assert_eq!((facts.idempotent, facts.estimate), (idempotent, MicroUsd(5)), "{method:?}");
     }
-    let manifest = &tools.get(&id("core.fs_write")).unwrap().manifest;
+    let manifest = &tools.get(&anybody(), &id("core.fs_write")).unwrap().manifest;
     for (mode, idempotent) in [("overwrite", true), ("append", false), ("create_new", false)] {
         let params = json!({"path": "/a", "content": "", "mode": mode});
         assert_eq!(manifest.facts(&raw(&params)).idempotent, idempotent, "{mode}");
@@ -110,7 +113,66 @@ fn prices_are_for_tools_that_are_there() {
     assert!(all(&[("core.nothing", 1)]).is_err());
     assert!(all(&[("core.fs_read", -1)]).is_err());
     let (free, priced) = (all(&[]).unwrap(), all(&[("core.fs_read", 1)]).unwrap());
-    let digest = |tools: &Tools| tools.get(&id("core.fs_read")).unwrap().digest;
+    let digest = |tools: &Tools| tools.get(&anybody(), &id("core.fs_read")).unwrap().digest;
     assert_ne!(digest(&free), digest(&priced));
-    assert!(Tools::new(ToolsConfig::default()).unwrap().get(&id("core.json_transform")).is_none());
+    assert!(
+        Tools::new(ToolsConfig::default())
+            .unwrap()
+            .get(&anybody(), &id("core.json_transform"))
+            .is_none()
+    );
+}
+
+fn prices(tools: &Value, models: &Value) -> Result<Tools, crate::Error> {
+    let model = json!({"input": 2_000_000, "output": 8_000_000, "context": 50_000});
+    let provider = json!({"name": "one", "form": "openai", "base_url": "https://models.test/v1",
+        "models": {"m-1": model, "m-2": model}});
+    let acme = TenantId::new("acme").unwrap();
+    let own = serde_json::from_value(json!({"tools": tools, "models": models})).unwrap();
+    Tools::new(ToolsConfig {
+        prices: [(id("core.fs_read"), MicroUsd(3)), (id("core.fs_write"), MicroUsd(4))].into(),
+        models: serde_json::from_value(json!({"providers": [provider]})).unwrap(),
+        tenant_prices: [(acme, own)].into(),
+        ..ToolsConfig::default()
+    })
+}
+
+#[test]
+fn a_tenant_pays_its_own_prices_and_others_for_the_rest() {
+    let cheap = json!({"input": 1_000_000, "output": 1_000_000});
+    let tools =
+        prices(&json!({"core.fs_read": 1, "kv.get": 2}), &json!({"one": {"m-1": cheap}})).unwrap();
+    let acme = TenantId::new("acme").unwrap();
+    let cost = |tenant: &TenantId, tool: &str, params: Value| {
+        tools.get(tenant, &id(tool)).unwrap().facts(&raw(&params)).estimate.0
+    };
+    for (tool, own, usual) in [("core.fs_read", 1, 3), ("core.fs_write", 4, 4), ("kv.get", 2, 0)] {
+        let pays = |tenant| cost(tenant, tool, json!({}));
+        assert_eq!((pays(&acme), pays(&anybody())), (own, usual), "{tool}");
+        let digest = |tenant| tools.get(tenant, &id(tool)).unwrap().digest;
+        assert_eq!(digest(&acme) == digest(&anybody()), own == usual, "{tool}");
+    }
+    let ask = |model: &str| json!({"model": model, "prompt": "hello", "max_tokens": 1_000});
+    let asks = |tenant: &TenantId, model| cost(tenant, "llm.invoke", ask(model));
+    // Each token of an answer costs seven less, and each that is read one less.
+    assert!(asks(&anybody(), "m-1") - asks(&acme, "m-1") > 7 * 1_000);
+    assert_eq!(asks(&anybody(), "m-2"), asks(&acme, "m-2"));
+    let ids = |tenant| tools.all(tenant).map(|tool| &tool.manifest.id).collect::<Vec<_>>();
+    assert_eq!(ids(&acme), ids(&anybody()));
+}
+
+#[test]
+fn prices_of_a_tenant_are_for_what_is_there() {
+    let (none, cheap) = (json!({}), json!({"input": 1, "output": 1}));
+    for (tools, models, why) in [
+        (json!({"core.nothing": 1}), &none, "tenant_prices.acme.tools: `core.nothing`"),
+        (json!({"core.fs_read": -1}), &none, "costs less than nothing"),
+        (json!({"llm.invoke": 1}), &none, "has its prices in models"),
+        (none.clone(), &json!({"two": {"m-1": cheap}}), "provider `two` is not configured"),
+        (none.clone(), &json!({"one": {"m-3": cheap}}), "provider `one` has no model `m-3`"),
+        (none.clone(), &json!({"one": {"m-1": {"input": -1, "output": 1}}}), "a price is 0 to"),
+    ] {
+        let refused = prices(&tools, models).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
 }

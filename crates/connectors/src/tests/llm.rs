@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use self::peer::{Act, Peer, answer, events, status};
-use super::{Asked, Names};
+use super::{Asked, Names, anybody};
 use crate::llm::ModelsConfig;
 use crate::mcp::Secrets;
 use crate::tools::{Charged, Context};
@@ -79,8 +79,9 @@ async fn invoke_again(tools: &Tools, params: &Value, in_doubt: bool) -> Outcome 
         store: &crate::kv::NoKeyValues,
         in_doubt,
     };
-    let outcome = tools.run(&id(), &raw(params), context).await;
-    let manifest = &tools.get(&id()).unwrap().manifest;
+    let tool = tools.get(&anybody(), &id()).unwrap();
+    let outcome = tools.run(tool, &raw(params), context).await;
+    let manifest = &tool.manifest;
     match &outcome {
         Outcome::Executed(done) => {
             jsonschema::validate(&manifest.output_schema, &done.result.to_value()).unwrap();
@@ -138,7 +139,7 @@ fn free(outcome: Outcome) -> Failure {
 
 fn estimate(form: &str, params: &Value) -> (MicroUsd, Units) {
     let tools = tools(&config(form, "http://127.0.0.1:9", &json!({})));
-    let facts = tools.get(&id()).unwrap().facts(&raw(params));
+    let facts = tools.get(&anybody(), &id()).unwrap().facts(&raw(params));
     (facts.estimate, facts.units)
 }
 
@@ -226,19 +227,19 @@ fn what_cannot_be_priced_does_not_run() {
     ] {
         let failure = tools.validate(&id(), &raw(&params)).unwrap_err();
         assert_eq!(failure.code, code, "{params}");
-        let facts = tools.get(&id()).unwrap().facts(&raw(&params));
+        let facts = tools.get(&anybody(), &id()).unwrap().facts(&raw(&params));
         assert_eq!(facts.estimate, MicroUsd(AMOUNT_MICRO_USD_MAX), "nobody can hold as much");
     }
     let none = raw(&json!({"model": "m-1", "prompt": "x", "max_tokens": 0}));
     assert_eq!(tools.validate(&id(), &none).unwrap_err().code, "params_invalid");
-    assert!(Tools::new(ToolsConfig::default()).unwrap().get(&id()).is_none());
+    assert!(Tools::new(ToolsConfig::default()).unwrap().get(&anybody(), &id()).is_none());
     let cheaper = json!({"models": {"m-1": {"input": 1, "output": 1, "context": 100_000}}});
     let other = self::tools(&config("openai", "http://127.0.0.1:9", &cheaper));
     let elsewhere = self::tools(&config("openai", "http://127.0.0.1:10", &json!({})));
-    let digest = |tools: &Tools| tools.get(&id()).unwrap().digest;
+    let digest = |tools: &Tools| tools.get(&anybody(), &id()).unwrap().digest;
     assert_ne!(digest(&tools), digest(&other));
     assert_ne!(digest(&tools), digest(&elsewhere));
-    let shown = json!(tools.get(&id()).unwrap().manifest).to_string();
+    let shown = json!(tools.get(&anybody(), &id()).unwrap().manifest).to_string();
     assert!(shown.contains("m-1") && !shown.contains("127.0.0.1"), "{shown}");
 }
 

@@ -5,7 +5,7 @@ use kernel::json::RawJson;
 use kernel::values::{Digest, Timestamp};
 use serde_json::json;
 
-use super::{Asked, failed};
+use super::{Asked, anybody, failed};
 use crate::kv::NoKeyValues;
 use crate::mcp::NoSecrets;
 use crate::{Call, Grants, Outcome, Tools, ToolsConfig};
@@ -23,9 +23,10 @@ async fn only_this_plan_and_only_in_time() {
     let permit = permit(plan);
     let late = permit.not_after().plus_micros(1);
     let id = ToolId::new("core.fs_write").unwrap();
-    let asked = Asked::default();
+    let (asked, tenant) = (Asked::default(), anybody());
     let call = |plan_digest, now| Call {
         permit: &permit,
+        tenant: &tenant,
         tool: &id,
         plan_digest,
         params: &params,

@@ -177,6 +177,7 @@ async fn effect(
     let values = Values::new(shared, caller);
     let call = Call {
         permit,
+        tenant: &caller.tenant,
         tool,
         plan_digest,
         params: &plan.document.params,

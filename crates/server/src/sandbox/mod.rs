@@ -17,6 +17,7 @@ mod tool;
 mod under;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -53,7 +54,9 @@ pub(crate) struct Sandbox {
     /// The executions under way.
     pub(crate) runs: runs::Runs,
     /// The tools that run code.
-    pub(crate) tools: [CodeTool; 2],
+    tools: [CodeTool; 2],
+    /// The same as tenants have them that pay something else.
+    priced: BTreeMap<TenantId, [CodeTool; 2]>,
     /// The way to granted hosts.
     pub(crate) hosts: Arc<egress::Hosts>,
 }
@@ -88,12 +91,22 @@ impl Sandbox {
             light,
             ceiling: config.sandbox.ceiling(),
         });
+        let priced = config.tenant_prices.iter().filter(|(_, own)| own.tools.keys().any(is_code));
+        let priced = priced.map(|(tenant, _)| {
+            CodeTool::all(config, Some(tenant)).map(|tools| (tenant.clone(), tools))
+        });
         Ok(Self {
             boxes: boxes.map_err(|error| StartError::Start(error.to_string()))?,
             runs: runs::Runs::default(),
-            tools: CodeTool::all(config)?,
+            tools: CodeTool::all(config, None)?,
+            priced: priced.collect::<Result<_, _>>()?,
             hosts: Arc::new(egress::Hosts::new(config)?),
         })
+    }
+
+    /// The tools that run code, as a tenant has them.
+    pub(crate) fn tools(&self, tenant: &TenantId) -> &[CodeTool; 2] {
+        self.priced.get(tenant).unwrap_or(&self.tools)
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use connectors::schema::Validator;
 use kernel::capability::{Capabilities, Glob};
 use kernel::failure::{Category, Failure};
-use kernel::ids::ToolId;
+use kernel::ids::{TenantId, ToolId};
 use kernel::json::RawJson;
 use kernel::tool::{CallFacts, FailureMode, Manifest};
 use kernel::units::Unit;
@@ -48,19 +48,24 @@ pub(crate) fn is_code(tool: &ToolId) -> bool {
 }
 
 impl CodeTool {
-    /// Both of them, as `config` has them: what may be asked is part of what the tool is.
-    pub(crate) fn all(config: &Config) -> Result<[Self; 2], StartError> {
+    /// Both of them, as `config` has them: what may be asked, and what `tenant` pays where it has
+    /// prices of its own, is part of what the tool is.
+    pub(crate) fn all(config: &Config, tenant: Option<&TenantId>) -> Result<[Self; 2], StartError> {
         Ok([
-            Self::new(Which::Execute, execute(config), config)?,
-            Self::new(Which::Replay, replay(config), config)?,
+            Self::new(Which::Execute, execute(config), (config, tenant))?,
+            Self::new(Which::Replay, replay(config), (config, tenant))?,
         ])
     }
 
-    fn new(which: Which, manifest: Value, config: &Config) -> Result<Self, StartError> {
+    fn new(
+        which: Which,
+        manifest: Value,
+        (config, tenant): (&Config, Option<&TenantId>),
+    ) -> Result<Self, StartError> {
         let broken = |reason: String| StartError::Start(format!("a manifest: {reason}"));
         let mut manifest: Manifest =
             serde_json::from_value(manifest).map_err(|error| broken(error.to_string()))?;
-        manifest.cost.per_call_micro_usd = price(config, &manifest.id)?;
+        manifest.cost.per_call_micro_usd = price(config, tenant, &manifest.id)?;
         let digest = manifest.digest().map_err(|error| broken(error.to_string()))?;
         let validator = Validator::new(&manifest.input_schema).map_err(broken)?;
         let cpu_ms = config.sandbox.limits().cpu_ms;
@@ -170,11 +175,14 @@ fn may_meet(one: &str, other: &str) -> bool {
 }
 
 /// The price of a tool that runs code.
-fn price(config: &Config, id: &ToolId) -> Result<MicroUsd, StartError> {
-    let price = config.prices.get(id).copied().unwrap_or(MicroUsd::ZERO);
+fn price(config: &Config, tenant: Option<&TenantId>, id: &ToolId) -> Result<MicroUsd, StartError> {
+    let own = tenant.and_then(|tenant| config.tenant_prices.get(tenant));
+    let own = own.and_then(|own| own.tools.get(id));
+    let price = own.or_else(|| config.prices.get(id)).copied().unwrap_or(MicroUsd::ZERO);
     if price < MicroUsd::ZERO {
         let reason = format!("`{id}` costs less than nothing");
-        return Err(crate::ConfigError::Value { key: "prices", reason }.into());
+        let key = if own.is_some() { "tenant_prices" } else { "prices" };
+        return Err(crate::ConfigError::Value { key, reason }.into());
     }
     Ok(price)
 }

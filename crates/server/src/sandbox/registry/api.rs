@@ -102,7 +102,7 @@ pub(crate) async fn register(
     if shared.repeats(caller, REGISTER, body)? {
         return show(shared, caller, &id);
     }
-    if shared.tools.get(&id).is_some() {
+    if shared.tools.get(&caller.tenant, &id).is_some() {
         return Err(conflict("tool_id_taken", format!("`{id}` is a tool of Tally's own")));
     }
     if id.as_str().split_once('.').is_some_and(|(v, _)| shared.instances.has(&caller.tenant, v)) {
