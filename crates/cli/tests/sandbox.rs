@@ -3,6 +3,7 @@
 
 pub(crate) mod agents;
 mod crash;
+mod keys;
 mod offline;
 pub(crate) mod place;
 mod reach;

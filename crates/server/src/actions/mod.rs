@@ -20,7 +20,7 @@ pub(crate) use prepare::{
 };
 pub(crate) use run::{attempt, cancel, check_stored, drop_document, drop_result, withdraw};
 pub(crate) use service::{ActionsApi, Patience, STATUSES, own_or_operated, payer};
-pub(crate) use submit::{Made, READ, Submitted, find, make, submit};
+pub(crate) use submit::{ENDPOINT, Keyed, Made, READ, Submitted, find, make, submit};
 pub(crate) use underway::Underway;
 pub(crate) use view::{
     Answer, Body, actors, decision, effect, open_document, open_result, risk, sentence, wire_state,

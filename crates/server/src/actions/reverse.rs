@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::prepare::{Asked, Claims, find_tool};
 use super::service::{ActionsApi, Patience, payer};
-use super::submit::find;
+use super::submit::{ENDPOINT, Keyed, find};
 use super::view::Answer;
 use crate::error::{Refused, Result};
 use crate::limits;
@@ -96,7 +96,7 @@ fn check(caller: &Caller, action: &Action) -> Result<()> {
 /// The action that the same request made before, under the caller's idempotency key.
 fn made_before(shared: &Shared, caller: &Caller, body: Digest) -> Result<Option<ActionId>> {
     let now = shared.now();
-    let Some((key, input)) = caller.reserve("actions", body, "", now) else { return Ok(None) };
+    let Some((key, input)) = caller.reserve(ENDPOINT, body, "", now) else { return Ok(None) };
     let held = match shared.ledger.read(&caller.log(), Kind::Idempotency, &key)? {
         Some(State::Reservation(held)) => Some(held),
         _ => None,
@@ -145,7 +145,7 @@ pub(super) async fn reverse(
         step: None,
         reverses: Some(action.id.clone()),
     };
-    api.carry_out(caller, asked, body, patience).await
+    api.carry_out(caller, asked, Keyed::action(body), patience).await
 }
 
 /// Why, for those who approve it.

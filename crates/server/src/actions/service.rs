@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status as RpcStatus};
 use super::prepare::{Asked, Claims, check_place, parse};
 use super::reverse::reverse;
 use super::run;
-use super::submit::{READ, Submitted, find, submit};
+use super::submit::{Keyed, READ, Submitted, find, submit};
 use super::view::{Answer, wire_state};
 use crate::error::{Refused, Result};
 use crate::limits;
@@ -77,21 +77,21 @@ impl ActionsApi {
         let body = Digest::of(&wire.encode_to_vec());
         check_place(caller, &wire.workspace, &wire.environment)?;
         let asked = asked(caller, wire)?;
-        self.carry_out(caller, asked, body, patience).await
+        self.carry_out(caller, asked, Keyed::action(body), patience).await
     }
 
-    /// Submits an action and waits for its end. `body` is the digest of the request.
+    /// Submits an action and waits for its end.
     pub(crate) async fn carry_out(
         &self,
         caller: &Caller,
         asked: Asked,
-        body: Digest,
+        keyed: Keyed,
         patience: Patience,
     ) -> Result<Answer> {
         let submitting = {
             let (shared, caller) = (self.0.clone(), caller.clone());
             // A task of its own: a caller who goes away does not take the action along.
-            tokio::spawn(async move { submit(&shared, &caller, asked, body).await })
+            tokio::spawn(async move { submit(&shared, &caller, asked, keyed).await })
         };
         match submitting.await.map_err(Refused::not_ended)?? {
             Submitted::New(answer, None) => self.wait(caller, *answer, patience).await,

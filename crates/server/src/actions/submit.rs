@@ -27,6 +27,9 @@ use crate::shared::{Caller, Shared, new_action_id, new_approval_id, revision};
 /// The permission to see actions.
 pub(crate) const READ: &str = "actions:read";
 
+/// What idempotency keys of actions are for.
+pub(crate) const ENDPOINT: &str = "actions";
+
 /// What a submit came to.
 pub(crate) enum Submitted {
     /// A new action as its first commit left it, and its first attempt where it runs at once.
@@ -35,19 +38,35 @@ pub(crate) enum Submitted {
     Repeat(ActionId),
 }
 
-/// Carries out a submit. `body` is the digest of the request, for the idempotency key.
+/// What tells a request from another under the same idempotency key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keyed {
+    /// What keys are for: the same key at another endpoint is another key.
+    pub(crate) endpoint: &'static str,
+    /// The digest of the request.
+    pub(crate) body: Digest,
+}
+
+impl Keyed {
+    /// A request for an action.
+    pub(crate) fn action(body: Digest) -> Self {
+        Self { endpoint: ENDPOINT, body }
+    }
+}
+
+/// Carries out a submit.
 pub(crate) async fn submit(
     shared: &Arc<Shared>,
     caller: &Caller,
     asked: Asked,
-    body: Digest,
+    keyed: Keyed,
 ) -> Result<Submitted> {
     let id = new_action_id()?;
     for _ in 0..limits::DECIDE_AGAIN_MAX {
         let (prepared, decision) = plan_and_decide(shared, caller, &asked)?;
         // Kept until the commit is over.
-        let (decision, _place) = within_caps(shared, caller, &id, (&prepared, body), decision)?;
-        match commit(shared, caller, &id, prepared, decision, body).await {
+        let (decision, _place) = within_caps(shared, caller, &id, (&prepared, keyed), decision)?;
+        match commit(shared, caller, &id, prepared, decision, keyed).await {
             // Policy or principal changed between decision and commit: decide anew.
             Err(Refused(failure)) if failure.code == "decision_stale" => {}
             ended => return ended,
@@ -94,7 +113,7 @@ fn within_caps(
     shared: &Shared,
     caller: &Caller,
     id: &ActionId,
-    (prepared, body): (&Prepared, Digest),
+    (prepared, keyed): (&Prepared, Keyed),
     decision: Decision,
 ) -> Result<(Decision, Option<Place>)> {
     if decision.effect != Effect::Allow {
@@ -103,15 +122,15 @@ fn within_caps(
     Ok(match caps::enter(shared, caller, &prepared.plan().held(), (id, false))? {
         Ok(place) => (decision, place),
         // A repeat has no effect: it is answered by what its key stands for.
-        Err(_) if stands(shared, caller, id, body)? => (decision, None),
+        Err(_) if stands(shared, caller, id, keyed)? => (decision, None),
         Err(wait) => (decision.put_off(wait.retry_after_ms.unwrap_or_default()), None),
     })
 }
 
 /// Whether the caller's key stands for an earlier request.
-fn stands(shared: &Shared, caller: &Caller, id: &ActionId, body: Digest) -> Result<bool> {
+fn stands(shared: &Shared, caller: &Caller, id: &ActionId, keyed: Keyed) -> Result<bool> {
     let now = shared.now();
-    let Some((key, input)) = caller.reserve("actions", body, id.as_str(), now) else {
+    let Some((key, input)) = caller.reserve(keyed.endpoint, keyed.body, id.as_str(), now) else {
         return Ok(false);
     };
     Ok(match shared.ledger.read(&caller.log(), Kind::Idempotency, &key)? {
@@ -175,7 +194,8 @@ pub(crate) async fn make(shared: &Shared, caller: &Caller, asked: &Asked) -> Res
         Effect::Allow => run::cleared(shared, caller, prepared.plan(), &id)?,
         _ => None,
     };
-    let made = made(shared, caller, id, prepared, &decision, Digest::of(b"")).await?;
+    let made =
+        made(shared, caller, id, prepared, &decision, Keyed::action(Digest::of(b""))).await?;
     Ok(Made { _place: place, ..made })
 }
 
@@ -185,9 +205,9 @@ async fn made(
     id: ActionId,
     prepared: Prepared,
     decision: &Decision,
-    body: Digest,
+    keyed: Keyed,
 ) -> Result<Made> {
-    let submission = submission(shared, caller, &id, &prepared, decision, body)?;
+    let submission = submission(shared, caller, &id, &prepared, decision, keyed)?;
     // What ends here needs no document any more, nor does what runs now and is never repeated.
     let gated = plan::gated(decision.effect);
     let waits = gated || decision.effect == Effect::Quarantine;
@@ -220,9 +240,9 @@ async fn commit(
     id: &ActionId,
     prepared: Prepared,
     decision: Decision,
-    body: Digest,
+    keyed: Keyed,
 ) -> Result<Submitted> {
-    let mut made = made(shared, caller, id.clone(), prepared, &decision, body).await?;
+    let mut made = made(shared, caller, id.clone(), prepared, &decision, keyed).await?;
     let started = Instant::now();
     let (commands, side) = (std::mem::take(&mut made.commands), std::mem::take(&mut made.side));
     let mut body = None;
@@ -278,7 +298,7 @@ fn submission(
     id: &ActionId,
     prepared: &Prepared,
     decision: &Decision,
-    body: Digest,
+    keyed: Keyed,
 ) -> Result<Submission> {
     let held = match &prepared.under {
         Some(under) => {
@@ -290,8 +310,8 @@ fn submission(
     };
     // A step is asked for once by what its run is, not by a key.
     let free = prepared.request.step.is_none();
-    let reserve =
-        || free.then(|| caller.reserve("actions", body, id.as_str(), shared.now())).flatten();
+    let (Keyed { endpoint, body }, now) = (keyed, shared.now());
+    let reserve = || free.then(|| caller.reserve(endpoint, body, id.as_str(), now)).flatten();
     Ok(Submission {
         id: id.clone(),
         request: prepared.request.clone(),

@@ -17,7 +17,7 @@ use kernel::values::Digest;
 use serde_json::{Value, json};
 
 use super::{Subject, blocks, change, wait_for};
-use crate::actions::{ActionsApi, Answer, Asked, Claims, Patience, parse_json};
+use crate::actions::{ActionsApi, Answer, Asked, Claims, ENDPOINT, Keyed, Patience, parse_json};
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::shared::{Caller, Shared};
@@ -169,7 +169,7 @@ fn body(key: &str) -> Digest {
 /// Whether an action was asked for under this key.
 fn asked_before(shared: &Shared, caller: &Caller, key: &str) -> Result<Option<String>> {
     let caller = caller.clone().once(key.to_owned());
-    let Some((id, _)) = caller.reserve("actions", body(key), "", shared.now()) else {
+    let Some((id, _)) = caller.reserve(ENDPOINT, body(key), "", shared.now()) else {
         return Ok(None);
     };
     match shared.ledger.read(&caller.log(), Kind::Idempotency, &id)? {
@@ -196,10 +196,10 @@ async fn act(
         step: None,
         reverses: None,
     };
-    let body = body(&key);
+    let keyed = Keyed::action(body(&key));
     let caller = caller.clone().once(key);
     let patience = Patience::new(None)?;
-    ActionsApi(shared.clone()).carry_out(&caller, asked, body, patience).await
+    ActionsApi(shared.clone()).carry_out(&caller, asked, keyed, patience).await
 }
 
 /// Where a card was posted.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::adopt::{self, Adopt, Adoptions, Standing};
 use super::keys::Keys;
 use super::note::Note;
-use crate::actions::{Answer, Asked, Claims, Submitted, submit};
+use crate::actions::{Answer, Asked, Claims, Keyed, Submitted, submit};
 use crate::error::{Refused, Result};
 use crate::limits;
 use crate::shared::{Caller, Shared};
@@ -199,7 +199,7 @@ async fn begin(shared: &Arc<Shared>, caller: &Caller, asked: Asked) -> Result<Su
     let begun = tokio::spawn(async move {
         let through = asked.through.clone();
         let (tool, params) = (asked.tool.clone(), asked.params.clone());
-        let submitted = submit(&shared, &caller, asked, Digest::of(&[])).await?;
+        let submitted = submit(&shared, &caller, asked, Keyed::action(Digest::of(&[]))).await?;
         if let (Submitted::New(begun, None), Some(through)) = (&submitted, through)
             && waits_for_people(&begun.action)
         {

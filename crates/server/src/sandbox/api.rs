@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kernel::action::{Action, Status};
-use kernel::ids::ToolId;
+use kernel::ids::{ActionId, ToolId};
 use kernel::json::RawJson;
 use kernel::machine::{Kind, State};
 use kernel::values::Digest;
@@ -21,8 +21,8 @@ use super::attest::{document, nothing_attested};
 use super::tool::{EXECUTE, REPLAY};
 use super::{serves, wire};
 use crate::actions::{
-    ActionsApi, Answer, Asked, Claims, Patience, READ, STATUSES, check_place, find,
-    own_or_operated, payer, wire_state,
+    ActionsApi, Answer, Asked, Claims, ENDPOINT, Keyed, Patience, READ, STATUSES, check_place,
+    find, own_or_operated, payer, wire_state,
 };
 use crate::error::{Refused, Result};
 use crate::paging;
@@ -30,6 +30,10 @@ use crate::shared::{Caller, Shared};
 
 /// Serves sandboxes.
 pub(crate) struct SandboxesApi(pub(crate) Arc<Shared>);
+
+/// What idempotency keys are for.
+const EXECUTIONS: &str = "executions";
+const REPLAYS: &str = "replays";
 
 type Reply<T> = std::result::Result<Response<T>, RpcStatus>;
 
@@ -52,8 +56,12 @@ impl SandboxesApi {
         caller: &Caller,
         asked: (&str, RawJson, Claims),
         account_id: &str,
-        (body, patience): (Digest, Patience),
+        (keyed, patience): (Keyed, Patience),
     ) -> Result<Answer> {
+        if let Some(id) = self.asked_among_actions(caller, keyed.body)? {
+            let made = find(&self.0, caller, id.as_str())?;
+            return self.actions().wait(caller, Answer::new(made, Arc::default()), patience).await;
+        }
         let (tool, params, claims) = asked;
         let tool = ToolId::new(tool).map_err(Refused::internal)?;
         let account = payer(caller, account_id)?;
@@ -67,7 +75,19 @@ impl SandboxesApi {
             step: None,
             reverses: None,
         };
-        self.actions().carry_out(caller, asked, body, patience).await
+        self.actions().carry_out(caller, asked, keyed, patience).await
+    }
+
+    /// What the same request made when its key was one for actions, as it was in earlier versions.
+    fn asked_among_actions(&self, caller: &Caller, body: Digest) -> Result<Option<ActionId>> {
+        let now = self.0.now();
+        let Some((key, _)) = caller.reserve(ENDPOINT, body, "", now) else { return Ok(None) };
+        match self.0.ledger.read(&caller.log(), Kind::Idempotency, &key)? {
+            Some(State::Reservation(held)) if held.body == body && now < held.until => {
+                ActionId::new(held.target).map(Some).map_err(Refused::internal)
+            }
+            _ => Ok(None),
+        }
     }
 
     async fn run(&self, caller: &Caller, mut wire: ExecuteRequest) -> Result<Answer> {
@@ -78,7 +98,8 @@ impl SandboxesApi {
         let params = wire::params(&wire)?;
         let claims = Claims::new(wire.claims.take())?;
         let asked = (EXECUTE, params, claims);
-        self.submit(caller, asked, &wire.account_id, (body, patience)).await
+        let keyed = Keyed { endpoint: EXECUTIONS, body };
+        self.submit(caller, asked, &wire.account_id, (keyed, patience)).await
     }
 
     /// An execution that the caller may see, by its id. An action that runs no code is none.
@@ -136,7 +157,8 @@ impl SandboxesApi {
         let body = Digest::of(&wire.encode_to_vec());
         let action = self.find(caller, &wire.execution_id)?;
         let asked = (REPLAY, wire::replay_params(&wire)?, Claims::new(None)?);
-        let answer = self.submit(caller, asked, "", (body, patience)).await?;
+        let keyed = Keyed { endpoint: REPLAYS, body };
+        let answer = self.submit(caller, asked, "", (keyed, patience)).await?;
         let log = caller.log();
         Ok(wire::replay(action.id.as_str(), answer.complete(&self.0, &log)?, &log))
     }

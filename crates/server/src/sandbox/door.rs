@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits;
 use super::under::Under;
-use crate::actions::{Answer, Asked, Claims, Document, Submitted, cancel, present_caller, submit};
+use crate::actions::{
+    Answer, Asked, Claims, Document, Keyed, Submitted, cancel, present_caller, submit,
+};
 use crate::error::{Refused, Result};
 use crate::shared::{Caller, Shared};
 use ::sandbox::{Door, DoorAnswer, DoorFailure};
@@ -283,7 +285,7 @@ impl GovernedDoor {
         let submitting = {
             let (shared, caller) = (self.shared.clone(), caller.clone());
             // A task of its own: a sandbox that ends does not take the action along.
-            tokio::spawn(async move { submit(&shared, &caller, asked, body).await })
+            tokio::spawn(async move { submit(&shared, &caller, asked, Keyed::action(body)).await })
         };
         match submitting.await.map_err(Refused::internal)? {
             Ok(Submitted::New(answer, _)) => self.wait(&caller, answer.action).await,
