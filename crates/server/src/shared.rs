@@ -320,16 +320,26 @@ impl Shared {
     /// control plane. For what would be refused by now because it was. Another request under that
     /// key is a conflict.
     pub(crate) fn repeats(&self, caller: &Caller, endpoint: &str, body: Digest) -> Result<bool> {
+        self.made_before(caller, endpoint, body).map(|made| made.is_some())
+    }
+
+    /// The id of what the same request made, as [`Self::repeats`].
+    pub(crate) fn made_before(
+        &self,
+        caller: &Caller,
+        endpoint: &str,
+        body: Digest,
+    ) -> Result<Option<String>> {
         let now = self.now();
-        let Some((id, input)) = caller.reserve(endpoint, body, "", now) else { return Ok(false) };
+        let Some((id, input)) = caller.reserve(endpoint, body, "", now) else { return Ok(None) };
         let log = caller.control_log();
         let held = match self.control.ledger.read(&log, machine::Kind::Idempotency, &id)? {
             Some(machine::State::Reservation(held)) => Some(held),
             _ => None,
         };
         match reservation::step(held.as_ref(), input, now) {
-            Ok(_) => Ok(false),
-            Err(machine::Refusal::Duplicate { .. }) => Ok(true),
+            Ok(_) => Ok(None),
+            Err(machine::Refusal::Duplicate { target }) => Ok(Some(target)),
             Err(refusal) => Err(refusal.into()),
         }
     }

@@ -1,5 +1,7 @@
 //! What is kept: versions that never change, the word of two, what it is all for, and for whom.
 
+use std::collections::BTreeSet;
+
 use proto::identity::principal::Kind;
 use proto::releases::{CreateReleaseRequest, PromoteReleaseRequest, ReleaseState};
 use proto::usecases::{CreateUseCaseRequest, LinkUseCaseRequest, UseCaseAnswers};
@@ -193,13 +195,58 @@ async fn a_release_claims_no_less_than_its_use_case() {
     assert_eq!((scored.score, scored.risk_tier.as_str()), (Some(68), "medium"));
     assert_eq!((scored.name.as_str(), scored.workflows.len()), ("incident triage", 1));
     plant.operator.promote_release(&promote, None).await.unwrap();
-    let made = builder.create_release(&release, None).await.unwrap();
+    let made = builder.create_release(&release, Some("first")).await.unwrap();
     assert_eq!(made.use_case_id, case.use_case_id);
     let scored = builder.score_use_case(&score(answers("restricted")), None).await.unwrap();
     assert_eq!((scored.score, scored.risk_tier.as_str()), (Some(78), "high"));
     assert_eq!(scored.release_approvers, 2);
     let refused = refusal(builder.create_release(&release, None).await);
     assert_eq!(refused, (400, "risk_tier_below_use_case".to_owned()));
+    // What was made before is told, though it could not be made now.
+    let again = builder.create_release(&release, Some("first")).await.unwrap();
+    assert_eq!(again.release_id, made.release_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_goes_on_only_where_it_was() {
+    let plant = Plant::new("").await;
+    let (wire, owner) = (Wire::new(&plant.server.url), plant.server.owner_key());
+    let list = async |path: &str| wire.ask_as(&owner, "GET", path).send().await;
+    for n in 0..3 {
+        let steps = [echo("one", &json!(n))];
+        plant.approved(&document(&format!("triage-{n}"), "1.0.0", &steps), None).await;
+        let request = CreateUseCaseRequest { name: format!("case {n}"), ..Default::default() };
+        plant.builder.create_use_case(&request, None).await.unwrap();
+    }
+    for (path, items, id) in [
+        ("/v1/workflows", "workflows", "name"),
+        ("/v1/releases", "releases", "release_id"),
+        ("/v1/releases?state=approved", "releases", "release_id"),
+        ("/v1/use_cases", "use_cases", "use_case_id"),
+    ] {
+        let (mut seen, mut token) = (BTreeSet::new(), String::new());
+        loop {
+            let join = if path.contains('?') { '&' } else { '?' };
+            let page = format!("{path}{join}page_size=2&page_token={token}");
+            let page = list(&page).await.good();
+            let ids = page[items].as_array().unwrap().iter();
+            seen.extend(ids.map(|item| item[id].as_str().unwrap().to_owned()));
+            token = page["next_page_token"].as_str().unwrap().to_owned();
+            if token.is_empty() {
+                break;
+            }
+            // What the page ended with need not be wanted any more when the next is asked for.
+            if path.contains("state") && seen.len() == 2 {
+                let release_id = token.clone();
+                let request = PromoteReleaseRequest { release_id, canary_percent: None };
+                plant.operator.promote_release(&request, None).await.unwrap();
+            }
+        }
+        assert_eq!(seen.len(), 3, "{path}: {seen:?}");
+        let path = path.split('?').next().unwrap();
+        let unknown = list(&format!("{path}?page_token=nowhere")).await;
+        assert_eq!((unknown.status, unknown.code().as_str()), (400, "invalid_page_token"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

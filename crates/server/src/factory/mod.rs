@@ -214,21 +214,24 @@ fn workflow_id(text: &str) -> Result<WorkflowId> {
     WorkflowId::new(text).map_err(|error| Refused::invalid(error.to_string()))
 }
 
-/// A page of what is in memory, in the order that it has there. A token is the id of the last item
-/// seen.
+/// A page of what is wanted of what is in memory, in the order that it has there. A token is the
+/// id of the last item seen, which may be wanted no longer.
 fn paged<T>(
     items: Vec<Arc<T>>,
     (size, token): (u32, &str),
     id: impl Fn(&T) -> &str,
-) -> (Vec<Arc<T>>, String) {
+    wanted: impl Fn(&T) -> bool,
+) -> Result<(Vec<Arc<T>>, String)> {
     let limit = crate::paging::page(size, token, None).limit;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut rest = items.into_iter();
-    if !token.is_empty() {
-        let _passed = rest.by_ref().position(|item| id(&item) == token);
+    if !token.is_empty() && !rest.by_ref().any(|item| id(&item) == token) {
+        let message = "page_token: give the next_page_token of the page before, as it is";
+        return Err(Refused::new(Category::Validation, "invalid_page_token", message));
     }
+    let mut rest = rest.filter(|item| wanted(item));
     let found: Vec<Arc<T>> = rest.by_ref().take(limit).collect();
     let more = rest.next().is_some();
     let next = found.last().filter(|_| more).map(|item| id(item).to_owned());
-    (found, next.unwrap_or_default())
+    Ok((found, next.unwrap_or_default()))
 }

@@ -57,6 +57,9 @@ fn below(tier: Tier, floor: Tier, case: &str) -> Refused {
 impl ReleasesApi {
     async fn create(&self, caller: &Caller, wire: CreateReleaseRequest) -> Result<WireRelease> {
         let body = Digest::of(&wire.encode_to_vec());
+        if let Some(id) = self.0.made_before(caller, CREATE, body)? {
+            return self.show(caller, &id);
+        }
         let factory = &self.0.factory;
         let name = workflow_id(&wire.workflow)?;
         let found = factory.workflow(&caller.tenant, &name);
@@ -195,18 +198,18 @@ impl ReleasesApi {
         self.show(caller, release.id.as_str())
     }
 
-    fn list(&self, caller: &Caller, wire: &ListReleasesRequest) -> ListReleasesResponse {
-        let mut all = self.0.factory.releases(&caller.tenant);
-        let wanted = wire.state();
-        all.retain(|release| {
+    fn list(&self, caller: &Caller, wire: &ListReleasesRequest) -> Result<ListReleasesResponse> {
+        let all = self.0.factory.releases(&caller.tenant);
+        let state = wire.state();
+        let wanted = |release: &Release| {
             let named = release.request.workflow.as_str() == wire.workflow;
-            let stands = wire::state(release.status) == wanted;
-            (wire.workflow.is_empty() || named) && (wanted == ReleaseState::Unspecified || stands)
-        });
+            let stands = wire::state(release.status) == state;
+            (wire.workflow.is_empty() || named) && (state == ReleaseState::Unspecified || stands)
+        };
         let page = (wire.page_size, wire.page_token.as_str());
-        let (found, next_page_token) = paged(all, page, |release| release.id.as_str());
+        let (found, next_page_token) = paged(all, page, |release| release.id.as_str(), wanted)?;
         let releases = found.iter().map(|release| wire::release(release)).collect();
-        ListReleasesResponse { releases, next_page_token }
+        Ok(ListReleasesResponse { releases, next_page_token })
     }
 }
 
@@ -229,7 +232,7 @@ impl ReleasesService for ReleasesApi {
         request: Request<ListReleasesRequest>,
     ) -> Reply<ListReleasesResponse> {
         let caller = crate::caller(&request)?;
-        Ok(Response::new(self.list(&caller, request.get_ref())))
+        Ok(Response::new(self.list(&caller, request.get_ref())?))
     }
 
     async fn get_release(&self, request: Request<GetReleaseRequest>) -> Reply<WireRelease> {

@@ -132,7 +132,7 @@ impl UseCasesApi {
     fn list(&self, caller: &Caller, wire: &ListUseCasesRequest) -> Result<ListUseCasesResponse> {
         let all = self.0.factory.cases(&caller.tenant);
         let page = (wire.page_size, wire.page_token.as_str());
-        let (found, next_page_token) = paged(all, page, |case| case.id.as_str());
+        let (found, next_page_token) = paged(all, page, |case| case.id.as_str(), |_| true)?;
         let shown = found.iter().map(|case| self.shown(caller, case));
         Ok(ListUseCasesResponse { use_cases: shown.collect::<Result<_>>()?, next_page_token })
     }

@@ -120,12 +120,12 @@ impl WorkflowsApi {
         Ok(ValidateWorkflowResponse { name: id.to_string(), version: Some(version), steps })
     }
 
-    fn list(&self, caller: &Caller, wire: &ListWorkflowsRequest) -> ListWorkflowsResponse {
+    fn list(&self, caller: &Caller, wire: &ListWorkflowsRequest) -> Result<ListWorkflowsResponse> {
         let all = self.0.factory.workflows(&caller.tenant);
         let page = (wire.page_size, wire.page_token.as_str());
-        let (found, next_page_token) = paged(all, page, |workflow| workflow.id.as_str());
+        let (found, next_page_token) = paged(all, page, |workflow| workflow.id.as_str(), |_| true)?;
         let shown = found.iter().map(|one| wire::workflow(&self.0.factory, caller, one));
-        ListWorkflowsResponse { workflows: shown.collect(), next_page_token }
+        Ok(ListWorkflowsResponse { workflows: shown.collect(), next_page_token })
     }
 
     fn version(&self, caller: &Caller, wire: &GetWorkflowVersionRequest) -> Result<WireVersion> {
@@ -178,7 +178,7 @@ impl WorkflowsService for WorkflowsApi {
         request: Request<ListWorkflowsRequest>,
     ) -> Reply<ListWorkflowsResponse> {
         let caller = crate::caller(&request)?;
-        Ok(Response::new(self.list(&caller, request.get_ref())))
+        Ok(Response::new(self.list(&caller, request.get_ref())?))
     }
 
     async fn get_workflow(&self, request: Request<GetWorkflowRequest>) -> Reply<WireWorkflow> {
