@@ -1,5 +1,6 @@
 //! Runs that are held, ended, replayed, given up, compared, and made to wait.
 
+use client::Client;
 use proto::identity::principal::Kind;
 use proto::runs::{
     CancelRunRequest, DiffRunsRequest, DiscardRunRequest, ListRunsRequest, PauseRunRequest,
@@ -14,8 +15,9 @@ fn waiting(request: StartRunRequest) -> StartRunRequest {
     StartRunRequest { wait_ms: Some(0), ..request }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_is_paused_resumed_and_canceled() {
+/// A run of three steps that waits for people before the first, and will again before the last;
+/// and who approves them.
+async fn held() -> (Place, Client, Run) {
     let place = Place::new("").await;
     let approver = place.server.principal(Kind::User, &["approver"]).await;
     let held = |id: &str, path: &str| {
@@ -23,8 +25,14 @@ async fn a_run_is_paused_resumed_and_canceled() {
     };
     let steps = [held("one", "/1"), place.call("two", "PUT", "/2"), held("three", "/3")];
     let run = place.agent.start_run(&waiting(workflow(&steps)), None).await.unwrap();
+    let run = reaches(&place.agent, &run.run_id, RunState::WaitingApproval).await;
+    (place, approver, run)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_paused_resumed_and_canceled() {
+    let (place, approver, run) = held().await;
     let id = run.run_id.clone();
-    let run = reaches(&place.agent, &id, RunState::WaitingApproval).await;
     let pause = PauseRunRequest { run_id: id.clone() };
     assert_eq!(place.agent.pause_run(&pause, None).await.unwrap().state(), RunState::Paused);
     // What was under way goes on; nothing new starts.
@@ -49,15 +57,8 @@ async fn a_run_is_paused_resumed_and_canceled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_steered_by_the_program() {
-    let place = Place::new("").await;
-    let approver = place.server.principal(Kind::User, &["approver"]).await;
-    let held = |id: &str, path: &str| {
-        with(place.call(id, "PUT", path), json!({"approval": {"quorum": 1}}))
-    };
-    let steps = [held("one", "/1"), place.call("two", "PUT", "/2"), held("three", "/3")];
-    let run = place.agent.start_run(&waiting(workflow(&steps)), None).await.unwrap();
+    let (place, approver, run) = held().await;
     let id = run.run_id.clone();
-    let run = reaches(&place.agent, &id, RunState::WaitingApproval).await;
     let key = place.server.owner_key();
     let tell = |what: &str| place.server.tally(&key, &["run", what, &id]);
     let paused = tell("pause");
