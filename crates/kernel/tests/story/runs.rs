@@ -90,7 +90,8 @@ fn moved(name: &str, action: &str, to: StepStatus, state: action::Status) -> Run
         failure: failed.then(failure),
         wait_until: (to == StepStatus::Ready).then(|| time(90)),
         approved: name == "left" && to == StepStatus::Succeeded,
-        output_unknown: false,
+        // Somebody said that it had been done; nobody knows what it gave.
+        output_unknown: action == "act_36",
     }
 }
 
@@ -138,12 +139,25 @@ pub(super) fn commits() -> Vec<Vec<Told>> {
         Run::Ended { status: Status::FailedRetryable, failure: Some(failure()) },
         Run::Discarded { by: by() },
     ];
+    let reconciled = vec![
+        Run::Requested(request(Some("run_1"))),
+        Run::Admitted {},
+        started("left", "act_36"),
+        moved("left", "act_36", Succeeded, Action::Executed),
+        Run::Ended { status: Status::Succeeded, failure: None },
+    ];
     let withdrawn = vec![
         Run::Requested(request(Some("run_2"))),
         Run::Ending { status: Status::Canceled, failure: None, by: Some(by()) },
         Run::Ended { status: Status::Canceled, failure: None },
     ];
-    let commits = [run("run_1", well), run("run_2", badly), run("run_3", withdrawn)].concat();
+    let commits = [
+        run("run_1", well),
+        run("run_2", badly),
+        run("run_3", withdrawn),
+        run("run_4", reconciled),
+    ]
+    .concat();
     let told = |name: &str| {
         let types = commits.iter().flatten().map(|(_, _, change)| serde_json::to_value(change));
         types.into_iter().any(|change| change.unwrap()["type"] == name)
