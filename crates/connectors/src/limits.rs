@@ -93,6 +93,8 @@ pub const LLM_REPAIRS: u32 = 2;
 pub const LLM_REPAIRS_MAX: u32 = 5;
 /// The least that a key has to have so that answers are looked through for it.
 pub const LLM_KEY_BYTES_MIN: usize = 8;
+/// Schemas of answers that are kept compiled.
+pub const LLM_SCHEMAS_KEPT: usize = 32;
 /// Bytes of what a model is told is wrong with its answer.
 pub const LLM_REPAIR_BYTES_MAX: usize = 1_024;
 /// Tokens of that, with the words around it.
@@ -270,6 +272,8 @@ pub const CONNECTOR_RULES_MAX: usize = 64;
 pub const CONNECTOR_TIMEOUT_MS: (u64, u64) = (15_000, 120_000);
 /// Calls of one instance under way at once: unless a definition says otherwise, and at most.
 pub const CONNECTOR_IN_FLIGHT: (u64, u64) = (8, 256);
+/// Calls of one operation in a minute that a definition can ask for.
+pub const CONNECTOR_CALLS_PER_MINUTE_MAX: u32 = 1_000_000;
 /// Calls of one instance that wait for their turn.
 pub const CONNECTOR_WAITING_MAX: usize = 256;
 /// When a call comes back that found no turn, in milliseconds.

@@ -29,16 +29,25 @@ pub struct Window {
     booked: BTreeSet<(Timestamp, String)>,
 }
 
+fn at_least_one(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX).max(1)
+}
+
 impl Window {
     /// At most `limit` in any span of `micros`.
     pub fn new(limit: u32, micros: i64) -> Self {
         Self {
-            limit: usize::try_from(limit).unwrap_or(usize::MAX).max(1),
+            limit: at_least_one(limit),
             micros: micros.max(1),
             taken: VecDeque::new(),
             pending: 0,
             booked: BTreeSet::new(),
         }
+    }
+
+    /// Bounds it by another number from now on: what happened is kept, and counts.
+    pub fn bound_by(&mut self, limit: u32) {
+        self.limit = at_least_one(limit);
     }
 
     /// Whether one more may happen now.

@@ -219,18 +219,19 @@ impl Decision {
         self.effect == Effect::Throttle || (self.effect == Effect::Deny && stale)
     }
 
-    /// The same, put off by the server itself: it is beyond a bound on writes for `ms` more.
+    /// The same, put off by the server itself: it is beyond a bound for `ms` more. `code` says
+    /// which: [`WRITE_CAP`] or [`CALL_CAP`].
     #[must_use]
-    pub fn put_off(self, ms: u64) -> Self {
+    pub fn put_off(self, code: &str, ms: u64) -> Self {
         let obligations = Obligations { retry_after_ms: Some(ms), ..Obligations::default() };
-        let (rules, reasons) = (Vec::new(), vec![WRITE_CAP.to_owned()]);
+        let (rules, reasons) = (Vec::new(), vec![code.to_owned()]);
         Self { effect: Effect::Throttle, rules, reasons, obligations, ..self }
     }
 
     /// Whether it was the server that put it off, and not a rule of policy.
     pub fn is_put_off(&self) -> bool {
         let by_server = self.effect == Effect::Throttle && self.rules.is_empty();
-        by_server && self.reasons.iter().any(|reason| reason == WRITE_CAP)
+        by_server && self.reasons.iter().any(|reason| is_cap(reason))
     }
 
     /// The same, where those who ask want people to approve it besides: the stricter of both.
@@ -298,6 +299,14 @@ impl Decision {
 
 /// The reason of a decision that a bound on writes puts off.
 pub const WRITE_CAP: &str = "write_cap";
+/// The reason of a decision that the bound on calls of one operation puts off, which is in the
+/// definition of its connector.
+pub const CALL_CAP: &str = "call_cap";
+
+/// Whether a code says that there was no room.
+pub fn is_cap(code: &str) -> bool {
+    [WRITE_CAP, CALL_CAP].contains(&code)
+}
 
 /// The reason of a decision that waits for people because the plan says so.
 const PLAN_APPROVAL: &str = "plan_approval";

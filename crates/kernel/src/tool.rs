@@ -124,6 +124,9 @@ pub struct Manifest {
     pub variants: Vec<Variant>,
     /// What it costs.
     pub cost: CostModel,
+    /// How often it may be called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caps: Option<Caps>,
     /// How it fails.
     pub failure_modes: Vec<FailureMode>,
     /// What it needs: `network`, `filesystem`.
@@ -137,6 +140,14 @@ pub struct Manifest {
     /// The code that it is, where it is run in a sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
+}
+
+/// How often a tool may be called by all of one tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Caps {
+    /// Attempts that may begin in any minute.
+    pub per_minute: u32,
 }
 
 /// The code of a tool that is run in a sandbox, with what it may reach and use: other code, or a
@@ -179,6 +190,8 @@ pub struct CallFacts {
     pub estimate: MicroUsd,
     /// What one attempt uses at most.
     pub units: Units,
+    /// How often the tool may be called.
+    pub caps: Option<Caps>,
 }
 
 impl CallFacts {
@@ -221,6 +234,7 @@ impl Manifest {
             reversible,
             estimate: self.cost.per_call_micro_usd,
             units: Units::of_call(labels).with(Unit::CpuMs, cpu_ms),
+            caps: self.caps,
         }
     }
 

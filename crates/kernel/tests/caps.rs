@@ -103,6 +103,20 @@ fn what_the_log_says_counts_and_a_clock_that_runs_back_gives_nothing() {
 }
 
 #[test]
+fn another_bound_holds_of_what_happened_before_it() {
+    let mut window = Window::new(3, SPAN);
+    for ms in [0, 10, 20] {
+        window.happened(at(ms));
+    }
+    window.bound_by(4);
+    assert!(window.has_room(at(30)));
+    window.bound_by(1);
+    assert!(!window.has_room(at(60_019)) && window.has_room(at(60_020)));
+    window.bound_by(0);
+    assert!(window.has_room(at(60_020)), "it stops nothing for ever");
+}
+
+#[test]
 fn a_time_that_nobody_comes_for_is_given_to_others() {
     let mut story = Story::new(1);
     story.ask("a", at(0)).unwrap();

@@ -1,4 +1,5 @@
-//! How many writes there may be in a minute: of one workflow in a workspace, and of one tenant.
+//! How many writes there may be in a minute: of one workflow in a workspace, and of one tenant; and
+//! how many calls of an operation, whether it writes or reads, where its definition says so.
 //!
 //! A place is taken before the commit that draws the permit, and becomes a write by that commit:
 //! the sequencer tells of it, so what counts is what the log says, at the time that it says. A
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 
 use kernel::action::Status;
 use kernel::cap::Window;
-use kernel::ids::{ActionId, TenantId};
+use kernel::ids::{ActionId, TenantId, ToolId};
 use kernel::machine::State;
 use kernel::receipt::LogId;
 use kernel::values::Timestamp;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 
 use crate::limits;
 
-pub(crate) use guard::{Held, circuit_of, counts, enter, is_put_off, within};
+pub(crate) use guard::{Held, circuit_of, enter, is_put_off, within};
 pub(crate) use refill::count;
 pub use settings::{CapsConfig, Counted};
 
@@ -35,31 +36,70 @@ enum Scope {
     Tenant(TenantId),
     /// A workflow in the workspace of that log.
     Workflow(LogId, String),
+    /// An operation of an instance of a tenant.
+    Operation(TenantId, ToolId),
+}
+
+/// Which kind of bound it was that a call met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    Tenant,
+    Workflow,
+    Operation,
+}
+
+impl Bound {
+    /// Its name in metrics and messages.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::Workflow => "workflow",
+            Self::Operation => "operation",
+        }
+    }
 }
 
 impl Scope {
-    fn name(&self) -> &'static str {
+    fn bound(&self) -> Bound {
         match self {
-            Self::Tenant(_) => "tenant",
-            Self::Workflow(..) => "workflow",
+            Self::Tenant(_) => Bound::Tenant,
+            Self::Workflow(..) => Bound::Workflow,
+            Self::Operation(..) => Bound::Operation,
         }
     }
+}
+
+/// What a call is to the bounds.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounded {
+    pub(crate) log: LogId,
+    /// Where it counts as a write, whose it is.
+    pub(crate) write: Option<Write>,
+    /// The operation, and how often that may be called, where this is bounded.
+    pub(crate) operation: Option<(ToolId, u32)>,
 }
 
 /// Whose write it would be.
 #[derive(Clone, Debug)]
 pub(crate) struct Write {
-    pub(crate) log: LogId,
     /// The workflow, where it is a step of a run.
     pub(crate) workflow: Option<String>,
 }
 
-impl Write {
-    fn scopes(&self) -> Vec<Scope> {
+impl Bounded {
+    /// What it is about, each with the number that is its bound.
+    fn scopes(&self, config: &CapsConfig) -> Vec<(Scope, u32)> {
         let LogId::Workspace(tenant, _) = &self.log else { return Vec::new() };
-        let workflow = self.workflow.iter();
-        let workflow = workflow.map(|name| Scope::Workflow(self.log.clone(), name.clone()));
-        std::iter::once(Scope::Tenant(tenant.clone())).chain(workflow).collect()
+        let of_tenant = (Scope::Tenant(tenant.clone()), config.writes_per_min_tenant);
+        let mut scopes: Vec<_> = self.write.iter().map(|_| of_tenant.clone()).collect();
+        if let Some(name) = self.write.as_ref().and_then(|write| write.workflow.clone()) {
+            let scope = Scope::Workflow(self.log.clone(), name);
+            scopes.push((scope, config.writes_per_min_workflow));
+        }
+        if let Some((tool, limit)) = &self.operation {
+            scopes.push((Scope::Operation(tenant.clone(), tool.clone()), *limit));
+        }
+        scopes
     }
 }
 
@@ -68,7 +108,7 @@ type Key = (LogId, ActionId);
 #[derive(Default)]
 struct Inner {
     windows: HashMap<Scope, Window>,
-    /// The writes that are about to happen.
+    /// The calls that are about to happen.
     pending: HashMap<Key, Vec<Scope>>,
 }
 
@@ -78,7 +118,7 @@ pub(crate) struct Caps {
     inner: Mutex<Inner>,
 }
 
-/// The place of one write that is about to happen. Dropped before its commit, it is free again.
+/// The place of one call that is about to happen. Dropped before its commit, it is free again.
 pub(crate) struct Place {
     caps: Arc<Caps>,
     key: Key,
@@ -87,7 +127,7 @@ pub(crate) struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let Inner { windows, pending } = &mut *self.caps.inner.lock();
-        // The sequencer took it where the write has happened.
+        // The sequencer took it where the call has begun.
         for scope in pending.remove(&self.key).into_iter().flatten() {
             windows.get_mut(&scope).map(Window::leave);
         }
@@ -98,11 +138,11 @@ impl Drop for Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wait {
     pub(crate) ms: u64,
-    pub(crate) bound: &'static str,
+    pub(crate) bound: Bound,
 }
 
 impl Wait {
-    fn until(at: Timestamp, now: Timestamp, bound: &'static str) -> Self {
+    fn until(at: Timestamp, now: Timestamp, bound: Bound) -> Self {
         let micros = u64::try_from(at.0.saturating_sub(now.0)).unwrap_or(0);
         Self { ms: micros.div_ceil(1_000).max(1), bound }
     }
@@ -113,30 +153,29 @@ impl Caps {
         Self { config, inner: Mutex::default() }
     }
 
-    /// Takes a place for the write of `id`. Who comes back does so under the name of `ticket`.
+    /// Takes a place for the call of `id`. Who comes back does so under the name of `ticket`.
     pub(crate) fn enter(
         self: &Arc<Self>,
-        write: &Write,
+        call: &Bounded,
         id: &ActionId,
         ticket: Option<&str>,
         now: Timestamp,
     ) -> Result<Place, Wait> {
-        let scopes = write.scopes();
         let inner = &mut *self.inner.lock();
         inner.forget(now);
-        inner.admit(&self.config, &scopes, ticket, now)?;
-        let key = (write.log.clone(), id.clone());
+        let scopes = inner.bounded(call.scopes(&self.config));
+        inner.admit(&scopes, ticket, now)?;
+        let key = (call.log.clone(), id.clone());
         inner.pending.insert(key.clone(), scopes);
         Ok(Place { caps: self.clone(), key })
     }
 
-    /// Whether there is room for one more write now.
-    pub(crate) fn within(&self, write: &Write, now: Timestamp) -> bool {
+    /// Whether there is room for one more of it now.
+    pub(crate) fn within(&self, call: &Bounded, now: Timestamp) -> bool {
         let inner = &mut *self.inner.lock();
-        write
-            .scopes()
-            .iter()
-            .all(|scope| inner.windows.get_mut(scope).is_none_or(|window| window.has_room(now)))
+        inner.forget(now);
+        let scopes = inner.bounded(call.scopes(&self.config));
+        scopes.iter().all(|scope| inner.window(scope).is_none_or(|window| window.has_room(now)))
     }
 
     /// Takes notice of a commit. The sequencer calls this, before anybody is answered.
@@ -159,23 +198,30 @@ impl Caps {
         }
     }
 
-    /// A write of the last minute, as a log has it.
-    fn restore(&self, write: &Write, at: Timestamp) {
+    /// A call of the last minute, as a log has it.
+    fn restore(&self, call: &Bounded, at: Timestamp) {
         let inner = &mut *self.inner.lock();
-        for scope in write.scopes() {
-            inner.window(&self.config, &scope).happened(at);
+        for scope in inner.bounded(call.scopes(&self.config)) {
+            inner.window(&scope).into_iter().for_each(|window| window.happened(at));
         }
     }
 }
 
 impl Inner {
-    fn window(&mut self, config: &CapsConfig, scope: &Scope) -> &mut Window {
-        let limit = match scope {
-            Scope::Tenant(_) => config.writes_per_min_tenant,
-            Scope::Workflow(..) => config.writes_per_min_workflow,
-        };
-        let window = || Window::new(limit, MINUTE_MICROS);
-        self.windows.entry(scope.clone()).or_insert_with(window)
+    /// Has a window for each scope, bounded as it is now: another definition of a connector may say
+    /// another number, and what happened before counts all the same.
+    fn bounded(&mut self, scopes: Vec<(Scope, u32)>) -> Vec<Scope> {
+        let mut names = Vec::with_capacity(scopes.len());
+        for (scope, limit) in scopes {
+            let window = || Window::new(limit, MINUTE_MICROS);
+            self.windows.entry(scope.clone()).or_insert_with(window).bound_by(limit);
+            names.push(scope);
+        }
+        names
+    }
+
+    fn window(&mut self, scope: &Scope) -> Option<&mut Window> {
+        self.windows.get_mut(scope)
     }
 
     fn forget(&mut self, now: Timestamp) {
@@ -186,31 +232,30 @@ impl Inner {
 
     fn admit(
         &mut self,
-        config: &CapsConfig,
         scopes: &[Scope],
         ticket: Option<&str>,
         now: Timestamp,
     ) -> Result<(), Wait> {
         let given = ticket.and_then(|who| {
-            let given = |scope: &Scope| self.window(config, scope).given(who);
+            let given = |scope: &Scope| self.window(scope)?.given(who);
             scopes.iter().filter_map(given).max()
         });
         let at = match given {
             // Who comes early is told the same again.
             Some(at) if at > now => {
-                let bound = scopes.last().map_or("tenant", Scope::name);
+                let bound = scopes.last().map_or(Bound::Tenant, Scope::bound);
                 return Err(Wait::until(at, now, bound));
             }
-            Some(_) => self.latest(config, scopes, |window| match window.has_room(now) {
+            Some(_) => self.latest(scopes, |window| match window.has_room(now) {
                 true => now,
                 false => window.again(ticket.unwrap_or_default(), now),
             }),
-            None => self.earliest(config, scopes, now),
+            None => self.latest(scopes, |window| window.earliest(now)),
         };
         let (at, bound) = at;
         if at <= now {
             for scope in scopes {
-                let window = self.window(config, scope);
+                let Some(window) = self.window(scope) else { continue };
                 ticket.into_iter().for_each(|who| window.take_back(who));
                 window.enter();
             }
@@ -218,7 +263,7 @@ impl Inner {
         }
         for (scope, who) in scopes.iter().zip(ticket.into_iter().cycle()) {
             // Where no more times are given, it competes with whoever comes then.
-            let _given = self.window(config, scope).give(who, at);
+            let _given = self.window(scope).is_some_and(|window| window.give(who, at));
         }
         Err(Wait::until(at, now, bound))
     }
@@ -226,28 +271,17 @@ impl Inner {
     /// The latest of what the windows say, and of which that is.
     fn latest(
         &mut self,
-        config: &CapsConfig,
         scopes: &[Scope],
         when: impl Fn(&mut Window) -> Timestamp,
-    ) -> (Timestamp, &'static str) {
-        let mut latest = (Timestamp(i64::MIN), "tenant");
+    ) -> (Timestamp, Bound) {
+        let mut latest = (Timestamp(i64::MIN), Bound::Tenant);
         for scope in scopes {
-            let at = when(self.window(config, scope));
+            let Some(at) = self.window(scope).map(&when) else { continue };
             if at > latest.0 {
-                latest = (at, scope.name());
+                latest = (at, scope.bound());
             }
         }
         latest
-    }
-
-    /// When all windows have room for somebody who has not asked before.
-    fn earliest(
-        &mut self,
-        config: &CapsConfig,
-        scopes: &[Scope],
-        now: Timestamp,
-    ) -> (Timestamp, &'static str) {
-        self.latest(config, scopes, |window| window.earliest(now))
     }
 }
 

@@ -151,7 +151,7 @@ impl Metrics {
         let help = "Shares of budgets that were passed, by what runs low";
         registry.register("budget_alerts", help, budget_alerts.clone());
         let put_off = Family::<ByBound, Counter>::default();
-        let help = "Times that a write was told to wait, by the bound that it met";
+        let help = "Times that a call was told to wait, by the bound that it met";
         registry.register("writes_put_off", help, put_off.clone());
         let circuits = circuits::Circuits::new(&mut registry);
         Self {
@@ -227,7 +227,7 @@ impl Metrics {
         self.budget_alerts.get_or_create(&ByMeasure { measure }).inc();
     }
 
-    /// A write was told to wait.
+    /// A call was told to wait.
     pub(crate) fn put_off(&self, bound: &'static str) {
         self.put_off.get_or_create(&ByBound { bound }).inc();
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use http::{HeaderName, Method};
+use kernel::tool::Caps;
 use kernel::values::{Digest, MicroUsd};
 use kernel::version::Version;
 use serde_json::Value;
@@ -68,6 +69,7 @@ pub struct Operation {
     pub(super) result: Tree,
     pub(super) rules: Vec<Rule>,
     pub(super) cost: MicroUsd,
+    pub(super) caps: Option<Caps>,
 }
 
 /// A reading operation that another one uses, and its parameters.
@@ -293,6 +295,7 @@ impl OneOperation<'_> {
         if source.cost.per_call_micro_usd < 0 {
             return self.wrong(&["cost"], "a price is not below zero");
         }
+        let caps = self.caps()?;
         let operation = Operation {
             name: self.name.to_owned(),
             internal: source.internal,
@@ -317,9 +320,22 @@ impl OneOperation<'_> {
             result: self.tree("result", &source.result, &["params", "call", "response"])?,
             rules,
             cost: MicroUsd(source.cost.per_call_micro_usd),
+            caps,
         };
         self.check_whole(&operation)?;
         Ok(operation)
+    }
+
+    fn caps(&self) -> Result<Option<Caps>, Error> {
+        let Some(caps) = self.source.caps else { return Ok(None) };
+        if self.source.internal {
+            return self.wrong(&["caps"], "what is no tool is bounded by the tools that use it");
+        }
+        let most = limits::CONNECTOR_CALLS_PER_MINUTE_MAX;
+        match caps.per_minute {
+            per_minute if (1..=most).contains(&per_minute) => Ok(Some(Caps { per_minute })),
+            _ => self.wrong(&["caps", "perMinute"], format!("must be 1 to {most}")),
+        }
     }
 
     /// Labels are what policy decides by: they must not say less than the request does.

@@ -124,6 +124,12 @@ pub(super) struct CostDocument {
     pub(super) per_call_micro_usd: i64,
 }
 
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct CapsDocument {
+    pub(super) per_minute: u32,
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct OperationDocument {
@@ -152,6 +158,7 @@ pub(super) struct OperationDocument {
     pub(super) errors: Vec<RuleDocument>,
     #[serde(default)]
     pub(super) cost: CostDocument,
+    pub(super) caps: Option<CapsDocument>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

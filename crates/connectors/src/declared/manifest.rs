@@ -50,6 +50,7 @@ impl Offered {
             reversible: operation.reverse.is_some(),
             variants: Vec::new(),
             cost: CostModel { per_call_micro_usd: operation.cost },
+            caps: operation.caps,
             failure_modes: modes(&operation.rules),
             capabilities: BTreeSet::from(["network".to_owned()]),
             timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX),

@@ -42,6 +42,9 @@ spec:
     get_item:
       description: Reads one item.
       labels: [read, external]
+      # What a call costs, and how often it may be called, where the system says so:
+      # cost: {perCallMicroUsd: 5000}
+      # caps: {perMinute: 60}
       input:
         type: object
         additionalProperties: false

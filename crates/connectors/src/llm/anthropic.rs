@@ -22,7 +22,7 @@ pub(super) fn body(ask: &Ask<'_>, messages: &[Message]) -> Value {
     if let Some(temperature) = ask.temperature {
         set("temperature", json!(temperature));
     }
-    if let Some((schema, _)) = &ask.output {
+    if let Some(schema) = &ask.output {
         let format = json!({"type": "json_schema", "schema": schema});
         set("output_config", json!({"format": format}));
     }

@@ -9,7 +9,6 @@ use super::Provider;
 use super::config::ModelConfig;
 use super::meter::{self, Bound, Usage};
 use crate::limits;
-use crate::schema::Validator;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,7 +52,8 @@ pub(super) struct Ask<'a> {
     pub(super) messages: Vec<Message>,
     pub(super) max_tokens: u64,
     pub(super) temperature: Option<f64>,
-    pub(super) output: Option<(Value, Validator)>,
+    /// The schema of the answer. It is compiled where an answer is held against it.
+    pub(super) output: Option<Value>,
     pub(super) repairs: u32,
     pub(super) stream: bool,
 }
@@ -66,12 +66,7 @@ impl<'a> Ask<'a> {
         let (provider, price) = find(providers, params.provider.as_deref(), &params.model)?;
         let messages = conversation(params.prompt, params.messages)?;
         let max_tokens = params.max_tokens.unwrap_or(price.max_tokens);
-        let output = params.output_schema.map(|schema| {
-            let compiled = Validator::foreign(&schema);
-            let reason = |e| invalid("output_schema_invalid", format!("output_schema: {e}"));
-            compiled.map_err(reason).map(|validator| (schema, validator))
-        });
-        let output = output.transpose()?;
+        let output = params.output_schema;
         let repairs = match &output {
             Some(_) => params.repairs.unwrap_or(limits::LLM_REPAIRS).min(limits::LLM_REPAIRS_MAX),
             None => 0,
@@ -152,6 +147,6 @@ fn conversation(prompt: Option<String>, messages: Vec<Message>) -> Result<Vec<Me
     }
 }
 
-fn invalid(code: &str, message: String) -> Failure {
+pub(super) fn invalid(code: &str, message: String) -> Failure {
     Failure::new(Category::Validation, code, message)
 }

@@ -14,6 +14,7 @@ mod meter;
 mod openai;
 mod output;
 mod responses;
+mod schemas;
 mod wire;
 
 use std::fmt;
@@ -40,10 +41,12 @@ use crate::address::Resolver;
 use crate::grants::Rule;
 use crate::http::request::Target;
 use crate::limits;
+use crate::schema::Validator;
 use crate::tools::{Charged, Context, Executed, Meta, Outcome};
 use answer::{Answer, Finish, is_pinned};
 use ask::{Ask, Message, Role};
 use meter::{Meter, Usage};
+use schemas::Schemas;
 
 /// A provider, ready to be called.
 struct Provider {
@@ -107,6 +110,7 @@ pub(crate) struct Llm {
     providers: Vec<Provider>,
     resolver: Arc<dyn Resolver>,
     tls: TlsConnector,
+    schemas: Schemas,
 }
 
 impl fmt::Debug for Llm {
@@ -159,12 +163,18 @@ impl Llm {
             Ok(Provider { config: config.clone(), target, rule })
         };
         let providers = config.providers.iter().map(open).collect::<Result<_, Error>>()?;
-        Ok(Self { providers, resolver, tls })
+        Ok(Self { providers, resolver, tls, schemas: Schemas::default() })
     }
 
     /// Checks what the schema cannot say of the parameters.
     pub(crate) fn check(&self, params: &RawJson) -> Result<(), Failure> {
-        Ask::read(&self.providers, params).map(drop)
+        let ask = Ask::read(&self.providers, params)?;
+        self.schema(&ask).map(drop)
+    }
+
+    /// What answers are held against.
+    fn schema(&self, ask: &Ask<'_>) -> Result<Option<Arc<Validator>>, Failure> {
+        ask.output.as_ref().map(|schema| self.schemas.compiled(schema)).transpose()
     }
 
     /// What the call costs and uses at most.
@@ -183,13 +193,16 @@ impl Llm {
 
     /// One call, its repairs included, within its time and within what is held for it.
     pub(crate) async fn call(&self, params: &RawJson, context: &Context<'_>) -> Outcome {
-        let ask = match Ask::read(&self.providers, params) {
-            Ok(ask) => ask,
+        let read = Ask::read(&self.providers, params);
+        let read = read.and_then(|ask| Ok((self.schema(&ask)?, ask)));
+        let (schema, ask) = match read {
+            Ok(read) => read,
             Err(failure) => return Outcome::Failed(failure),
         };
         let mut meter = Meter::new(ask.price);
         let within = ask.provider.config.total();
-        let ended = tokio::time::timeout(within, self.converse(&ask, context, &mut meter)).await;
+        let conversation = self.converse(&ask, schema.as_deref(), context, &mut meter);
+        let ended = tokio::time::timeout(within, conversation).await;
         let good = ended.unwrap_or_else(|_| Err(wire::silent("no full answer", within)));
         if context.in_doubt && good.is_ok() {
             meter.lost(ask.worst());
@@ -237,6 +250,7 @@ impl Llm {
     async fn converse(
         &self,
         ask: &Ask<'_>,
+        schema: Option<&Validator>,
         context: &Context<'_>,
         meter: &mut Meter,
     ) -> Result<Good, Failure> {
@@ -259,7 +273,7 @@ impl Llm {
                 let message = "the model, or its provider's filter, refused to answer";
                 return Err(Failure::new(Category::Permanent, "model_refused", message));
             }
-            let Some((_, schema)) = &ask.output else {
+            let Some(schema) = schema else {
                 return Ok(Good { answer, model, json: None, repairs });
             };
             let wrong = match output::check(&answer.text, schema) {

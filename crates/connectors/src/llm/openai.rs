@@ -18,7 +18,7 @@ pub(super) fn body(ask: &Ask<'_>, messages: &[Message]) -> Value {
     if let Some(temperature) = ask.temperature {
         set("temperature", json!(temperature));
     }
-    if let Some((schema, _)) = &ask.output {
+    if let Some(schema) = &ask.output {
         let (name, strict) = ("output", super::output::is_strict(schema));
         let named = json!({"name": name, "strict": strict, "schema": schema});
         set("response_format", json!({"type": "json_schema", "json_schema": named}));

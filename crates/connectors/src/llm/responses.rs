@@ -21,7 +21,7 @@ pub(super) fn body(ask: &Ask<'_>, messages: &[Message]) -> Value {
     if let Some(temperature) = ask.temperature {
         set("temperature", json!(temperature));
     }
-    if let Some((schema, _)) = &ask.output {
+    if let Some(schema) = &ask.output {
         let strict = super::output::is_strict(schema);
         let format =
             json!({"type": "json_schema", "name": "output", "strict": strict, "schema": schema});

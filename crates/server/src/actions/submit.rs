@@ -123,7 +123,10 @@ fn within_caps(
         Ok(place) => (decision, place),
         // A repeat has no effect: it is answered by what its key stands for.
         Err(_) if stands(shared, caller, id, keyed)? => (decision, None),
-        Err(wait) => (decision.put_off(wait.retry_after_ms.unwrap_or_default()), None),
+        Err(wait) => {
+            let ms = wait.retry_after_ms.unwrap_or_default();
+            (decision.put_off(&wait.code, ms), None)
+        }
     })
 }
 

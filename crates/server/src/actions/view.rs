@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use connectors::mcp::RpcError;
 use kernel::action::{Action, Status};
-use kernel::decision::Phase;
+use kernel::decision::{CALL_CAP, Phase};
 use kernel::failure::Failure;
 use kernel::ids::ActionId;
 use kernel::json::RawJson;
@@ -242,7 +242,10 @@ fn denial(action: &Action) -> Failure {
     let reason = decision.reasons.first().map_or("policy_denied", String::as_str);
     if decision.is_put_off() {
         let ms = decision.obligations.retry_after_ms.unwrap_or_default();
-        let message = "as many writes as a minute may have: try again later";
+        let message = match reason {
+            CALL_CAP => "as many calls of this operation as a minute may have: try again later",
+            _ => "as many writes as a minute may have: try again later",
+        };
         let category = kernel::failure::Category::RateLimited;
         return Failure::new(category, reason, message).retry_after_ms(ms);
     }

@@ -8,10 +8,16 @@ fn at(ms: i64) -> Timestamp {
     Timestamp(ms * 1_000)
 }
 
-fn write(workspace: &str, workflow: Option<&str>) -> Write {
+fn write(workspace: &str, workflow: Option<&str>) -> Bounded {
     let tenant = TenantId::new("acme").unwrap();
     let log = LogId::Workspace(tenant, WorkspaceId::new(workspace).unwrap());
-    Write { log, workflow: workflow.map(str::to_owned) }
+    let workflow = workflow.map(str::to_owned);
+    Bounded { log, write: Some(Write { workflow }), operation: None }
+}
+
+/// The same as a call of an operation that may be called so often.
+fn of_operation(per_minute: u32, call: Bounded) -> Bounded {
+    Bounded { operation: Some((ToolId::new("chat.post").unwrap(), per_minute)), ..call }
 }
 
 fn caps(workflow: u32, tenant: u32) -> Arc<Caps> {
@@ -29,7 +35,7 @@ struct Desk {
 
 impl Desk {
     /// Asks for a place; what gets one happens at once.
-    fn ask(&mut self, of: &Write, ticket: Option<&str>, now: Timestamp) -> Result<(), Wait> {
+    fn ask(&mut self, of: &Bounded, ticket: Option<&str>, now: Timestamp) -> Result<(), Wait> {
         self.count += 1;
         let id = ActionId::new(format!("act_{}", self.count)).unwrap();
         let place = self.caps.enter(of, &id, ticket, now)?;
@@ -50,11 +56,47 @@ fn workflows_are_bounded_one_by_one_and_all_of_a_tenant_together() {
         desk.ask(&triage, None, at(ms)).unwrap();
         desk.ask(&elsewhere, None, at(ms)).unwrap();
     }
-    let full = Err(Wait { ms: 59_990, bound: "workflow" });
+    let full = Err(Wait { ms: 59_990, bound: Bound::Workflow });
     assert_eq!(desk.ask(&triage, None, at(10)), full);
     assert_eq!(desk.ask(&bare, None, at(10)), Ok(()));
-    assert_eq!(desk.ask(&bare, None, at(10)), Err(Wait { ms: 59_990, bound: "tenant" }));
+    assert_eq!(desk.ask(&bare, None, at(10)), Err(Wait { ms: 59_990, bound: Bound::Tenant }));
     assert!(!desk.caps.within(&bare, at(59_999)) && desk.caps.within(&bare, at(60_000)));
+}
+
+#[test]
+fn an_operation_is_bounded_for_all_of_a_tenant_whether_it_writes_or_reads() {
+    let mut desk = Desk { caps: caps(10, 10), count: 0 };
+    let (triage, lab) = (write("ops", Some("triage")), write("lab", None));
+    let reads = Bounded { write: None, ..triage.clone() };
+    desk.ask(&of_operation(2, triage.clone()), None, at(0)).unwrap();
+    desk.ask(&of_operation(2, Bounded { write: None, ..lab }), None, at(1)).unwrap();
+    let full = Err(Wait { ms: 59_990, bound: Bound::Operation });
+    assert_eq!(desk.ask(&of_operation(2, reads.clone()), None, at(10)), full);
+    assert_eq!(desk.ask(&of_operation(2, triage.clone()), None, at(10)), full);
+    // What is another operation has its own bound, and a read is no write.
+    assert_eq!(desk.ask(&triage, None, at(10)), Ok(()));
+    let scope = Scope::Tenant(TenantId::new("acme").unwrap());
+    let windows = &mut desk.caps.inner.lock().windows;
+    let window = windows.get_mut(&scope).unwrap();
+    (0..8).for_each(|_| window.enter());
+    assert!(!window.has_room(at(10)));
+    window.leave();
+    assert!(window.has_room(at(10)), "two were writes");
+}
+
+#[test]
+fn another_bound_of_an_operation_gives_no_second_allowance() {
+    let mut desk = Desk { caps: caps(10, 10), count: 0 };
+    let reads = Bounded { write: None, ..write("ops", None) };
+    for _ in 0..2 {
+        desk.ask(&of_operation(2, reads.clone()), None, at(0)).unwrap();
+    }
+    desk.ask(&of_operation(3, reads.clone()), None, at(1)).unwrap();
+    let wait = |ms| Err(Wait { ms, bound: Bound::Operation });
+    assert_eq!(desk.ask(&of_operation(3, reads.clone()), None, at(10)), wait(59_990));
+    // With a lower one the third has to leave the minute as well.
+    assert_eq!(desk.ask(&of_operation(1, reads.clone()), None, at(60_000)), wait(1));
+    assert_eq!(desk.ask(&of_operation(1, reads), None, at(60_001)), Ok(()));
 }
 
 #[test]

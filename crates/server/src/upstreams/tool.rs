@@ -245,6 +245,7 @@ fn manifest(id: ToolId, upstream: &Registered, definition: Option<Digest>) -> Ma
         reversible: false,
         variants: Vec::new(),
         cost: CostModel { per_call_micro_usd: MicroUsd::ZERO },
+        caps: None,
         failure_modes: failure_modes(),
         capabilities: [capability.to_owned()].into(),
         timeout_ms: *timeout_ms,

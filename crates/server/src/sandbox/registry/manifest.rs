@@ -106,6 +106,7 @@ pub(super) fn check(text: &RawJson, wall_ms: u64) -> Result<Checked> {
         reversible: given.reversible,
         variants: given.variants,
         cost,
+        caps: None,
         failure_modes: given.failure_modes,
         capabilities: BTreeSet::new(),
         timeout_ms,
