@@ -14,8 +14,9 @@ pub(crate) struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
     pub(crate) fn read(address: SocketAddr) -> anyhow::Result<Self> {
-        let mut stream = TcpStream::connect(address)?;
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         let request =
             format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
@@ -26,6 +27,12 @@ impl Metrics {
 
     fn get(&self, sample: &str) -> f64 {
         self.0.get(sample).copied().unwrap_or(0.0)
+    }
+
+    /// The sum of all samples of this name, whatever their labels.
+    pub(crate) fn sum(&self, name: &str) -> f64 {
+        let mine = |sample: &str| sample.split('{').next() == Some(name);
+        self.0.iter().filter(|(sample, _)| mine(sample)).map(|(_, value)| value).sum()
     }
 
     /// How many actions have been executed.
@@ -69,5 +76,7 @@ mod tests {
         assert_eq!(after.stage(&before, "permit"), Some(500_000.0));
         assert_eq!(after.stage(&before, "decide"), None);
         assert_eq!(after.executed() - before.executed(), 4.0);
+        assert_eq!(after.sum("tally_actions_total"), 6.0);
+        assert_eq!(after.sum("tally_actions"), 0.0);
     }
 }

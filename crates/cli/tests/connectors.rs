@@ -1,8 +1,10 @@
 //! Connectors as data, through the real program: installed, configured, called; what is pinned, who
 //! may, and where credentials are not.
 
+mod caps;
 mod emulate;
 mod guard;
+mod price;
 mod servicenow;
 
 use std::fs;

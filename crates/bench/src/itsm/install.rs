@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use anyhow::Context as _;
 use client::Client;
 use proto::accounts::{CreateAccountRequest, FundAccountRequest};
 use proto::connectors::{
@@ -17,11 +18,11 @@ use proto::triggers::{CreateTriggerRequest, Mapping, Slack};
 use proto::workflows::PublishWorkflowRequest;
 use serde::Deserialize;
 
-use super::world::SECRET;
+use super::world::{PATIENCE, SECRET};
 
 const WORKFLOW: &str = include_str!("../../../../catalog/workflows/itsm-triage.yaml");
 const SERVICENOW: &str = include_str!("../../../../catalog/connectors/servicenow.yaml");
-const SLACK: &str = include_str!("../../../../catalog/connectors/slack.yaml");
+pub(super) const SLACK: &str = include_str!("../../../../catalog/connectors/slack.yaml");
 const NAME: &str = "itsm-triage";
 /// What the runs pay from.
 const ACCOUNT: &str = "triage";
@@ -44,17 +45,26 @@ pub(super) fn all(
     dir: &Path,
     systems: [SocketAddr; 2],
 ) -> anyhow::Result<Hooks> {
-    let credentials = std::fs::read(dir.join("data").join("credentials.json"))?;
-    let owner: Owner = serde_json::from_slice(&credentials)?;
+    let owner = owner_key(dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = Client::new(&format!("http://{server}"), &owner.key)?;
-        connectors(&client, systems).await?;
-        policy(&client).await?;
-        let People { service, approver } = people(&client).await?;
-        release(&client, &Client::new(&format!("http://{server}"), &approver)?).await?;
-        triggers(&client, &service).await
+        let client = Client::new(&format!("http://{server}"), &owner)?;
+        let installed = async {
+            connectors(&client, systems).await?;
+            policy(&client).await?;
+            let People { service, approver } = people(&client).await?;
+            release(&client, &Client::new(&format!("http://{server}"), &approver)?).await?;
+            triggers(&client, &service).await
+        };
+        tokio::time::timeout(PATIENCE, installed).await.context("it is never installed")?
     })
+}
+
+/// The key of the owner of the server whose data is below `dir`.
+pub(super) fn owner_key(dir: &Path) -> anyhow::Result<String> {
+    let credentials = std::fs::read(dir.join("data").join("credentials.json"))?;
+    let owner: Owner = serde_json::from_slice(&credentials)?;
+    Ok(owner.key)
 }
 
 async fn connectors(client: &Client, systems: [SocketAddr; 2]) -> anyhow::Result<()> {

@@ -1,6 +1,8 @@
 //! The flagship, end to end: from the event to the write-back, with a model that answers at once
-//! and somebody who approves at once; and what a thousand incidents cost that wait for somebody.
+//! and somebody who approves at once; what a thousand incidents cost that wait for somebody; and
+//! how fast a call fails whose system is left alone.
 
+mod circuit;
 mod install;
 mod world;
 
@@ -77,6 +79,9 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Report> {
     }
     let more = waits.waiting - waits.before;
     report.at_most("us a second for 1,000 incidents that wait", more, WAITING_US);
+    // With nothing else at work.
+    drop(world);
+    circuit::measure(&program, &folder.path().join("circuit"), &mut report)?;
     notes(&mut report);
     Ok(report)
 }

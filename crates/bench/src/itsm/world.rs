@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -17,7 +18,7 @@ use super::install;
 use crate::cpu::Cpu;
 
 /// How long anything may take to come.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks. They are at a simulator, and what is measured was timed there.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Group `Network`.
@@ -25,12 +26,12 @@ const GROUP: &str = "287ebd7da9fe198100f92cc8d1d2154e";
 /// What the systems are opened with.
 pub(super) const SECRET: &str = "bench";
 /// Writes in a minute: what is measured must not be a limit.
-const WRITES_PER_MIN: u32 = 1_000_000;
+pub(super) const WRITES_PER_MIN: u32 = 1_000_000;
 
 /// A process that says where it listens.
-struct Process {
+pub(super) struct Process {
     child: Child,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
 }
 
 impl Drop for Process {
@@ -42,7 +43,11 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(program: &Path, args: &[&str], file: (&str, &Path)) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        program: &Path,
+        args: &[&str],
+        file: (&str, &Path),
+    ) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
         let (name, path) = file;
         let mut child = command
@@ -56,17 +61,20 @@ impl Process {
             .spawn()
             .with_context(|| format!("starting `{}`", program.display()))?;
         let out = child.stdout.take().context("no standard output")?;
-        let mut line = String::new();
-        BufReader::new(out).read_line(&mut line)?;
+        // From here on it ends with this, whatever it says.
+        let mut process = Self { child, address: SocketAddr::from(([0; 4], 0)) };
+        let line = first_line(out).with_context(|| format!("{args:?} says nothing"))?;
         let address = line.trim().split("listening on http://").nth(1);
         let address = address.with_context(|| format!("{args:?} said `{}`", line.trim()))?;
-        Ok(Self { address: address.parse()?, child })
+        process.address = address.parse()?;
+        Ok(process)
     }
 
     /// Asks it, and reads its JSON.
     fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> anyhow::Result<Value> {
-        let mut stream = TcpStream::connect(self.address)?;
+        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         let (address, length) = (self.address, body.len());
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}\
@@ -80,6 +88,18 @@ impl Process {
         ensure!(fine, "{method} {path}: {head}");
         Ok(serde_json::from_str(body)?)
     }
+}
+
+/// The first line of what a process says, which may be nothing for ever.
+fn first_line(out: ChildStdout) -> anyhow::Result<String> {
+    let (said, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = BufReader::new(out).read_line(&mut line).map(|_| line);
+        // Nobody may be waiting for it any more.
+        drop(said.send(read));
+    });
+    Ok(heard.recv_timeout(PATIENCE)??)
 }
 
 /// When what happened to an incident, in microseconds.

@@ -168,19 +168,20 @@ impl Llm {
 
     /// Checks what the schema cannot say of the parameters.
     pub(crate) fn check(&self, params: &RawJson) -> Result<(), Failure> {
-        let ask = Ask::read(&self.providers, params)?;
-        self.schema(&ask).map(drop)
+        self.read(params).map(drop)
     }
 
-    /// What answers are held against.
-    fn schema(&self, ask: &Ask<'_>) -> Result<Option<Arc<Validator>>, Failure> {
-        ask.output.as_ref().map(|schema| self.schemas.compiled(schema)).transpose()
+    /// What is asked, and what answers are held against.
+    fn read(&self, params: &RawJson) -> Result<(Ask<'_>, Option<Arc<Validator>>), Failure> {
+        let ask = Ask::read(&self.providers, params)?;
+        let schema = ask.output.as_ref().map(|schema| self.schemas.compiled(schema));
+        Ok((ask, schema.transpose()?))
     }
 
     /// What the call costs and uses at most.
     pub(crate) fn facts(&self, base: CallFacts, params: &RawJson) -> CallFacts {
-        match Ask::read(&self.providers, params) {
-            Ok(ask) => {
+        match self.read(params) {
+            Ok((ask, _)) => {
                 let worst = ask.worst();
                 let units = base.units.with(Unit::Tokens, worst.tokens());
                 CallFacts { estimate: worst.cost(&ask.price), units, ..base }
@@ -193,9 +194,7 @@ impl Llm {
 
     /// One call, its repairs included, within its time and within what is held for it.
     pub(crate) async fn call(&self, params: &RawJson, context: &Context<'_>) -> Outcome {
-        let read = Ask::read(&self.providers, params);
-        let read = read.and_then(|ask| Ok((self.schema(&ask)?, ask)));
-        let (schema, ask) = match read {
+        let (ask, schema) = match self.read(params) {
             Ok(read) => read,
             Err(failure) => return Outcome::Failed(failure),
         };

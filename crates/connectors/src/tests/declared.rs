@@ -103,7 +103,7 @@ fn a_malformed_definition_is_refused_with_its_line() {
         ("description: Reads", "descripton: Reads", 29, "unknown field"),
         ("# caps: {perMinute: 60", "caps: {perMinute: 0", 34, "1 to 1000000"),
         ("# caps: {perMinute: 60", "caps: {perMinute: 1000001", 34, "1 to 1000000"),
-        ("# caps: {perMinute: 60", "caps: {perMinute: -1", 34, "invalid value"),
+        ("# caps: {perMinute: 60", "caps: {perMinute: -1", 34, "invalid type"),
         ("# caps: {perMinute: 60", "caps: {perHour: 60", 34, "unknown field"),
         ("# caps: {perMinute: 60", "caps: {", 34, "missing field"),
         ("# cost: {perCallMicroUsd: 5000", "cost: {perCallMicroUsd: -1", 33, "below zero"),
