@@ -90,11 +90,12 @@ impl Bounded {
     /// What it is about, each with the number that is its bound.
     fn scopes(&self, config: &CapsConfig) -> Vec<(Scope, u32)> {
         let LogId::Workspace(tenant, _) = &self.log else { return Vec::new() };
-        let of_tenant = (Scope::Tenant(tenant.clone()), config.writes_per_min_tenant);
-        let mut scopes: Vec<_> = self.write.iter().map(|_| of_tenant.clone()).collect();
-        if let Some(name) = self.write.as_ref().and_then(|write| write.workflow.clone()) {
-            let scope = Scope::Workflow(self.log.clone(), name);
-            scopes.push((scope, config.writes_per_min_workflow));
+        let mut scopes = Vec::new();
+        if let Some(Write { workflow }) = &self.write {
+            scopes.push((Scope::Tenant(tenant.clone()), config.writes_per_min_tenant));
+            let named = |name: &String| Scope::Workflow(self.log.clone(), name.clone());
+            let workflow = workflow.as_ref().map(named);
+            scopes.extend(workflow.map(|scope| (scope, config.writes_per_min_workflow)));
         }
         if let Some((tool, limit)) = &self.operation {
             scopes.push((Scope::Operation(tenant.clone(), tool.clone()), *limit));
@@ -243,7 +244,9 @@ impl Inner {
         let at = match given {
             // Who comes early is told the same again.
             Some(at) if at > now => {
-                let bound = scopes.last().map_or(Bound::Tenant, Scope::bound);
+                let full = |scope: &&Scope| self.window(scope).is_some_and(|w| !w.has_room(now));
+                let bound = scopes.iter().rev().find(full).or(scopes.last());
+                let bound = bound.map_or(Bound::Tenant, Scope::bound);
                 return Err(Wait::until(at, now, bound));
             }
             Some(_) => self.latest(scopes, |window| match window.has_room(now) {
