@@ -17,7 +17,8 @@ use crate::toolbox;
 /// counted, and bounded by what is said once it is back.
 const ABSENT: Caps = Caps { per_minute: u32::MAX };
 
-/// Counts the writes, and the calls of operations that are bounded, that began with a receipt of the last minute.
+/// Counts the writes, and the calls of operations that are bounded, that began with a receipt of
+/// the last minute.
 pub(crate) fn count(shared: &Shared, log: &LogId, statement: &Statement) -> Result<()> {
     for transition in &statement.predicate.transitions {
         let machine::Change::Action(Change::Started(_)) = &transition.change else { continue };
