@@ -69,10 +69,15 @@ pub fn simulate(
 ) -> Result<Simulation, json::Error> {
     let tools = || plan.steps.iter().map(|step| &step.tool);
     let used = tools().filter_map(|tool| Some((tool, models.get(tool)?))).collect();
-    let known = tools().filter_map(|tool| Some((tool, calibration.get(tool)?))).collect();
-    let question = Question { plan, models: used, budget, verdicts, calibration: known, seed };
+    let known: BTreeMap<_, _> =
+        tools().filter_map(|tool| Some((tool, calibration.get(tool)?))).collect();
+    let known = match known.is_empty() {
+        true => None,
+        false => Some(Digest::of(&json::canonical(&known)?)),
+    };
+    let question = Question { plan: plan.digest(), models: used, budget, calibration: known, seed };
     let answer = Simulator { plan, models, budget, verdicts, calibration }.answer();
-    Simulation::new(&question, answer)
+    Simulation::new(&question, answer, known)
 }
 
 /// The answer where there is no plan, and why. `source` is the digest of what was sent.
@@ -95,17 +100,16 @@ pub fn invalid(
         permitted: false,
         ..Answer::empty(budget)
     };
-    Simulation::new(&NoPlan { source, budget, seed }, answer)
+    Simulation::new(&NoPlan { source, budget, seed }, answer, None)
 }
 
-/// All that an answer follows from.
+/// All that an answer follows from, but for what policy says: that is in the answer itself.
 #[derive(Serialize)]
 struct Question<'a> {
-    plan: &'a Plan,
+    plan: Digest,
     models: BTreeMap<&'a ToolId, &'a Model>,
     budget: MicroUsd,
-    verdicts: &'a Verdicts,
-    calibration: BTreeMap<&'a ToolId, &'a History>,
+    calibration: Option<Digest>,
     seed: u32,
 }
 

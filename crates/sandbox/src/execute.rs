@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use kernel::attestation::Ending;
+use kernel::attestation::{Ending, Limits};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
@@ -13,7 +13,7 @@ use wasmtime_wasi::I32Exit;
 use crate::limits;
 use crate::loaded::Loaded;
 use crate::run::Denial;
-use crate::state::{Books, Denied, State, Stop, Waits, shorten};
+use crate::state::{Denied, State, Stop, Waits, shorten};
 
 /// What is handed to `run`.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,7 @@ pub(crate) async fn execute(
     let limits = state.given.limits;
     let books = Arc::clone(&state.books);
     let mut store = Store::new(&loaded.engine, state);
-    let ended = match prepare(&mut store, limits, &books) {
+    let ended = match prepare(&mut store, &limits) {
         Ok(()) => {
             let run = books.meter.run(call(loaded, &mut store, handed));
             let mut run = std::pin::pin!(run);
@@ -108,23 +108,18 @@ enum Ended {
     Canceled,
 }
 
-fn prepare(
-    store: &mut Store<State>,
-    limits: kernel::attestation::Limits,
-    books: &Arc<Books>,
-) -> wasmtime::Result<()> {
+fn prepare(store: &mut Store<State>, limits: &Limits) -> wasmtime::Result<()> {
     store.limiter(|state| &mut state.memory);
     store.set_fuel(limits.fuel)?;
     store.set_hostcall_fuel(limits::HANDED_BYTES_MAX);
     store.set_epoch_deadline(1);
-    let (books, most) = (Arc::clone(books), Duration::from_millis(limits.cpu_ms));
-    let mut looks = 0_u32;
-    store.epoch_deadline_callback(move |_| {
-        if books.meter.used_within() >= most {
+    store.epoch_deadline_callback(|mut store| {
+        let state = store.data_mut();
+        if state.books.meter.used_within() >= Duration::from_millis(state.given.limits.cpu_ms) {
             return Err(Stop::Cpu.into());
         }
-        looks = looks.wrapping_add(1);
-        if looks.is_multiple_of(limits::TICKS_UNTIL_YIELD) {
+        state.looks = state.looks.wrapping_add(1);
+        if state.looks.is_multiple_of(limits::TICKS_UNTIL_YIELD) {
             return Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())));
         }
         Ok(UpdateDeadline::Continue(1))

@@ -24,9 +24,9 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(origin: Instant) -> Self {
         Self {
-            origin: Instant::now(),
+            origin,
             spent: AtomicU64::new(0),
             since: AtomicU64::new(0),
             thread_since: AtomicU64::new(NOT_TAKEN),

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use kernel::attestation::{CodeKind, Ending, Runtime, SandboxType};
 use kernel::capability::Capabilities;
@@ -81,21 +82,37 @@ struct Inner {
     cache: Cache,
     /// An empty folder, for code that can ask for files and was granted none.
     empty: PathBuf,
-    tenants: Mutex<Tenants>,
+    live: AtomicUsize,
+    tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
     runtimes: Mutex<HashMap<CodeKind, Arc<Loaded>>>,
     nothing: Arc<Capabilities>,
 }
 
-#[derive(Default)]
-struct Tenants {
-    live: usize,
-    each: HashMap<TenantId, Tenant>,
-}
-
+/// What is one tenant's own.
 #[derive(Default)]
 struct Tenant {
-    live: usize,
-    components: HashMap<Digest, Arc<Loaded>>,
+    live: AtomicUsize,
+    components: RwLock<HashMap<Digest, Arc<Loaded>>>,
+}
+
+impl Tenant {
+    fn find(&self, digest: Digest) -> Option<Arc<Loaded>> {
+        let components = self.components.read().unwrap_or_else(PoisonError::into_inner);
+        components.get(&digest).map(Arc::clone)
+    }
+
+    fn keep(&self, digest: Digest, loaded: &Arc<Loaded>) -> Result<(), Error> {
+        let mut components = self.components.write().unwrap_or_else(PoisonError::into_inner);
+        if components.len() >= limits::COMPONENTS_MAX && !components.contains_key(&digest) {
+            return Err(Error::TooMany { most: limits::COMPONENTS_MAX });
+        }
+        components.insert(digest, Arc::clone(loaded));
+        Ok(())
+    }
+
+    fn forget(&self, digest: Digest) {
+        self.components.write().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+    }
 }
 
 impl std::fmt::Debug for Inner {
@@ -134,7 +151,8 @@ impl Sandboxes {
             large,
             cache,
             empty,
-            tenants: Mutex::default(),
+            live: AtomicUsize::new(0),
+            tenants: RwLock::default(),
             runtimes: Mutex::default(),
             nothing: Arc::default(),
         })))
@@ -168,14 +186,15 @@ impl Sandboxes {
             return Err(Error::TooLong { what: "a component", bytes: wasm.len(), most });
         }
         let digest = Digest::of(wasm);
-        let known = self.find(tenant, digest);
-        let loaded = match known {
+        let books = self.tenant(tenant);
+        let loaded = match books.find(digest) {
             Some(loaded) if pinned.is_none_or(|pin| loaded.runtime.compiled == Some(pin)) => loaded,
             _ => {
                 let own = Arc::from([]);
                 let bytes = (wasm, digest);
                 let loaded = self.load(bytes, pinned, World::Agent, own, Some(tenant)).await?;
-                self.keep(tenant, digest, loaded)?
+                books.keep(digest, &loaded)?;
+                loaded
             }
         };
         Ok(Bound {
@@ -193,9 +212,7 @@ impl Sandboxes {
 
     /// Forgets a component of a tenant. Executions that are under way go on.
     pub fn unbind(&self, tenant: &TenantId, digest: Digest) {
-        if let Some(tenant) = self.tenants().each.get_mut(tenant) {
-            tenant.components.remove(&digest);
-        }
+        self.tenant(tenant).forget(digest);
     }
 
     async fn load(
@@ -220,23 +237,15 @@ impl Sandboxes {
         Ok(Arc::new(Loaded::new(&inner.large, compiled, digest, world, own)?))
     }
 
-    fn find(&self, tenant: &TenantId, digest: Digest) -> Option<Arc<Loaded>> {
-        self.tenants().each.get(tenant)?.components.get(&digest).map(Arc::clone)
-    }
-
-    fn keep(
-        &self,
-        tenant: &TenantId,
-        digest: Digest,
-        loaded: Arc<Loaded>,
-    ) -> Result<Arc<Loaded>, Error> {
-        let mut tenants = self.tenants();
-        let components = &mut tenants.each.entry(tenant.clone()).or_default().components;
-        if components.len() >= limits::COMPONENTS_MAX && !components.contains_key(&digest) {
-            return Err(Error::TooMany { most: limits::COMPONENTS_MAX });
+    /// What is the tenant's own. It is there from the first time that the tenant is named.
+    fn tenant(&self, id: &TenantId) -> Arc<Tenant> {
+        let tenants = self.0.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tenant) = tenants.get(id) {
+            return Arc::clone(tenant);
         }
-        components.insert(digest, Arc::clone(&loaded));
-        Ok(loaded)
+        drop(tenants);
+        let mut tenants = self.0.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(tenants.entry(id.clone()).or_default())
     }
 
     /// Has the interpreter of `kind` ready. The first time, it is compiled, which takes a while.
@@ -267,9 +276,10 @@ impl Sandboxes {
             Failure::new(Category::Permanent, "permit_invalid", error.to_string())
         })?;
         self.check(&run)?;
-        let _slot = self.slot(run.tenant)?;
+        let tenant = self.tenant(run.tenant);
+        let _slot = self.slot(&tenant)?;
         match run.sandbox_type {
-            SandboxType::Standard => self.run_standard(run).await,
+            SandboxType::Standard => self.run_standard(run, &tenant).await,
             SandboxType::Light => crate::light::run(&self.0.config, run).await,
             other => Err(unavailable(other)),
         }
@@ -303,10 +313,10 @@ impl Sandboxes {
         Ok(())
     }
 
-    async fn run_standard(&self, run: Run<'_>) -> Result<Report, Failure> {
+    async fn run_standard(&self, run: Run<'_>, tenant: &Tenant) -> Result<Report, Failure> {
         let loaded = match &run.code {
             Code::Source { kind, .. } => self.interpreter(*kind).await?,
-            Code::Component { digest } => self.find(run.tenant, *digest).ok_or_else(|| {
+            Code::Component { digest } => tenant.find(*digest).ok_or_else(|| {
                 let why = format!("this tenant has no component {}: register it", digest.hex());
                 Failure::new(Category::NotFound, "component_unknown", why)
             })?,
@@ -375,30 +385,22 @@ impl Sandboxes {
 
     /// How many sandboxes are live.
     pub fn live(&self) -> usize {
-        self.tenants().live
+        self.0.live.load(Ordering::Acquire)
     }
 
-    fn slot<'a>(&'a self, tenant: &'a TenantId) -> Result<Slot<'a>, Failure> {
-        let config = &self.0.config;
-        let mut tenants = self.tenants();
+    fn slot<'a>(&'a self, tenant: &'a Tenant) -> Result<Slot<'a>, Failure> {
         let full = |message: String| {
             Err(Failure::new(Category::RateLimited, "too_many_sandboxes", message))
         };
-        if tenants.live >= config.live_max {
-            return full(format!("{} sandboxes are live on this server", config.live_max));
-        }
-        let each = tenants.each.entry(tenant.clone()).or_default();
-        if each.live >= config.per_tenant_max {
-            let most = config.per_tenant_max;
+        let Config { live_max, per_tenant_max, .. } = self.0.config;
+        let Some(all) = Place::take(&self.0.live, live_max) else {
+            return full(format!("{live_max} sandboxes are live on this server"));
+        };
+        let Some(own) = Place::take(&tenant.live, per_tenant_max) else {
+            let most = per_tenant_max;
             return full(format!("{most} sandboxes of this tenant are live (max_sandboxes)"));
-        }
-        each.live += 1;
-        tenants.live += 1;
-        Ok(Slot { inner: &self.0, tenant })
-    }
-
-    fn tenants(&self) -> MutexGuard<'_, Tenants> {
-        self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+        };
+        Ok(Slot { _all: all, _own: own })
     }
 
     fn runtimes(&self) -> MutexGuard<'_, HashMap<CodeKind, Arc<Loaded>>> {
@@ -406,19 +408,25 @@ impl Sandboxes {
     }
 }
 
-/// A sandbox that is live.
+/// A sandbox that is live: it is counted for the server and for its tenant.
 struct Slot<'a> {
-    inner: &'a Inner,
-    tenant: &'a TenantId,
+    _all: Place<'a>,
+    _own: Place<'a>,
 }
 
-impl Drop for Slot<'_> {
+/// One of so many, until it is dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(count: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let more = |live: usize| (live < most).then(|| live + 1);
+        count.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Self(count))
+    }
+}
+
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut tenants = self.inner.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        tenants.live = tenants.live.saturating_sub(1);
-        if let Some(tenant) = tenants.each.get_mut(self.tenant) {
-            tenant.live = tenant.live.saturating_sub(1);
-        }
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -38,8 +38,9 @@ pub(crate) enum Stop {
 /// What one execution has.
 pub(crate) struct State {
     pub(crate) table: ResourceTable,
-    /// Made when first asked for: small components never ask.
-    pub(crate) wasi: Option<WasiCtx>,
+    /// Made when first asked for: small components never ask. It is most of a state's size, and
+    /// states are moved.
+    pub(crate) wasi: Option<Box<WasiCtx>>,
     pub(crate) http: WasiHttpCtx,
     pub(crate) way: Option<Way>,
     pub(crate) memory: Memory,
@@ -47,6 +48,8 @@ pub(crate) struct State {
     pub(crate) given: Given,
     pub(crate) files: Files,
     pub(crate) calls: u32,
+    /// How often its code was looked at.
+    pub(crate) looks: u32,
     pub(crate) books: Arc<Books>,
 }
 
@@ -64,10 +67,11 @@ pub(crate) struct Books {
 
 impl Books {
     fn new(wall_ms: u64) -> Self {
+        let now = Instant::now();
         Self {
-            waits: Waits::new(wall_ms),
+            waits: Waits::new(wall_ms, now),
             denials: Denials::default(),
-            meter: Meter::new(),
+            meter: Meter::new(now),
             left: AtomicU64::new(limits::STAGED_BYTES_MAX),
             nanos: AtomicU64::new(0),
         }
@@ -101,9 +105,9 @@ pub(crate) struct Waits {
 }
 
 impl Waits {
-    pub(crate) fn new(wall_ms: u64) -> Self {
+    pub(crate) fn new(wall_ms: u64, began: Instant) -> Self {
         Self {
-            began: Instant::now(),
+            began,
             wall: Duration::from_millis(wall_ms),
             held_ms: AtomicU64::new(0),
             calling: AtomicBool::new(false),
@@ -151,6 +155,7 @@ impl State {
             given,
             files,
             calls: 0,
+            looks: 0,
             books,
         }
     }
@@ -170,7 +175,7 @@ impl State {
             .allow_udp(false)
             .allow_ip_name_lookup(false);
         self.files.preopen(&mut builder)?;
-        self.wasi = Some(builder.build());
+        self.wasi = Some(Box::new(builder.build()));
         Ok(())
     }
 
@@ -183,7 +188,7 @@ impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         // A component that imports any interface of WASI has had its world opened before it
         // started. What is given here reaches nothing.
-        let ctx = self.wasi.get_or_insert_with(|| WasiCtx::builder().build());
+        let ctx = self.wasi.get_or_insert_with(|| Box::new(WasiCtx::builder().build()));
         WasiCtxView { ctx, table: &mut self.table }
     }
 }

@@ -36,6 +36,8 @@ const P95_MS: f64 = 50.0;
 struct Found {
     written: Times,
     noted: Times,
+    /// Microseconds of processor time that the server took for all of them.
+    server: f64,
     fsync: Vec<f64>,
 }
 
@@ -58,7 +60,9 @@ pub(crate) fn run(dir: &Path) -> anyhow::Result<Report> {
     let mut found = Vec::new();
     for (at_once, incidents) in AT_ONCE.into_iter().zip(INCIDENTS) {
         let mut synced = probe.run(PROBES)?;
+        let before = world.cpu()?;
         let mut one = rounds(&world, incidents, at_once)?;
+        one.server = world.cpu()?.since(&before).values().sum();
         synced.extend(probe.run(PROBES)?);
         one.fsync.push(synced.percentile(50));
         found.push(one);
@@ -121,6 +125,7 @@ fn latencies(found: &mut [Found]) -> Table {
         "noted p50 ms",
         "noted p95 ms",
         "noted p99 ms",
+        "server CPU ms each",
         "p50/fdatasync",
     ];
     let mut table = Table::new("from the event to the write-back", &columns);
@@ -129,7 +134,8 @@ fn latencies(found: &mut [Found]) -> Table {
         let (written, noted) = (found.written.percentile(50), found.noted.percentile(50));
         let [p95, p99] = [95, 99].map(|percent| found.noted.percentile(percent));
         let counts = [at_once.to_string(), found.noted.count().to_string()].map(Cell::from);
-        let times = [written, noted, p95, p99].map(|micros| Cell::from(micros / 1_000.0));
+        let each = found.server / stats::figure(found.noted.count());
+        let times = [written, noted, p95, p99, each].map(|micros| Cell::from(micros / 1_000.0));
         table.row(counts.into_iter().chain(times).chain([Cell::from(noted / fsync)]));
     }
     table

@@ -1,6 +1,7 @@
 //! What tools cost and how long they take, before and after there is a history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -76,24 +77,29 @@ const PRIORS: [(&str, i64, u64); 9] = [
 
 const LLM: &str = "llm.invoke";
 
-/// The models of all tools that a plan may name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+/// What is assumed of the skills that there are or will be, before anything is known of them.
+static ASSUMED: LazyLock<BTreeMap<ToolId, Model>> = LazyLock::new(|| {
+    let models = PRIORS.iter().filter_map(|(tool, micro_usd, latency_ms)| {
+        let text = (*tool == LLM).then(|| TextPrice {
+            per_char_micro_usd: LLM_CHAR,
+            params: ["prompt", "system", "messages"].map(str::to_owned).to_vec(),
+        });
+        let per_call_micro_usd = MicroUsd(*micro_usd);
+        let model = Model { per_call_micro_usd, text, latency_ms: *latency_ms };
+        Some((ToolId::new(tool).ok()?, model))
+    });
+    models.collect()
+});
+
+/// The models of all tools that a plan may name: those that were learnt, and what is assumed of
+/// the skills that there are or will be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Models(BTreeMap<ToolId, Model>);
 
 impl Models {
-    /// What is assumed of the skills that there are or will be, before anything is known of them.
+    /// What is assumed before anything is known.
     pub fn priors() -> Self {
-        let models = PRIORS.iter().filter_map(|(tool, micro_usd, latency_ms)| {
-            let text = (*tool == LLM).then(|| TextPrice {
-                per_char_micro_usd: LLM_CHAR,
-                params: ["prompt", "system", "messages"].map(str::to_owned).to_vec(),
-            });
-            let per_call_micro_usd = MicroUsd(*micro_usd);
-            let model = Model { per_call_micro_usd, text, latency_ms: *latency_ms };
-            Some((ToolId::new(tool).ok()?, model))
-        });
-        Self(models.collect())
+        Self::default()
     }
 
     /// Adds a tool that is there to be called. It costs what it says, unless it is paid by the
@@ -101,7 +107,8 @@ impl Models {
     pub fn learn(&mut self, manifest: &Manifest) {
         let per_call_micro_usd = manifest.cost.per_call_micro_usd;
         let unknown = || Model { per_call_micro_usd, text: None, latency_ms: LATENCY_MS };
-        let model = self.0.entry(manifest.id.clone()).or_insert_with(unknown);
+        let assumed = || ASSUMED.get(&manifest.id).cloned().unwrap_or_else(unknown);
+        let model = self.0.entry(manifest.id.clone()).or_insert_with(assumed);
         if model.text.is_none() {
             model.per_call_micro_usd = per_call_micro_usd;
         }
@@ -109,12 +116,13 @@ impl Models {
 
     /// The model of a tool.
     pub fn get(&self, tool: &ToolId) -> Option<&Model> {
-        self.0.get(tool)
+        self.0.get(tool).or_else(|| ASSUMED.get(tool))
     }
 
     /// The tools, in the order of their ids.
     pub fn tools(&self) -> impl Iterator<Item = &ToolId> {
-        self.0.keys()
+        let all: BTreeSet<&ToolId> = self.0.keys().chain(ASSUMED.keys()).collect();
+        all.into_iter()
     }
 }
 

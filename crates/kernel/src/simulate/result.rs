@@ -242,18 +242,26 @@ impl Answer {
 pub struct Simulation {
     /// The answer.
     pub answer: Answer,
-    /// SHA-256 of the canonical JSON of question and answer.
+    /// SHA-256 of the canonical JSON of question and answer, where the plan and the history stand
+    /// by their digests.
     pub root_hash: Digest,
+    /// SHA-256 of the canonical JSON of the history that the answer follows from; none where there
+    /// is none.
+    pub calibration: Option<Digest>,
 }
 
 impl Simulation {
-    pub(super) fn new(question: &impl Serialize, answer: Answer) -> Result<Self, json::Error> {
+    pub(super) fn new(
+        question: &impl Serialize,
+        answer: Answer,
+        calibration: Option<Digest>,
+    ) -> Result<Self, json::Error> {
         #[derive(Serialize)]
         struct Whole<'a, Q> {
             input: &'a Q,
             result: &'a Answer,
         }
         let whole = json::canonical(&Whole { input: question, result: &answer })?;
-        Ok(Self { answer, root_hash: Digest::of(&whole) })
+        Ok(Self { answer, root_hash: Digest::of(&whole), calibration })
     }
 }

@@ -20,7 +20,7 @@ use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, FsError, FsResult, OutputStream, Pollable, StreamError,
     StreamResult,
 };
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView as _};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiView as _};
 
 use crate::limits;
 use crate::state::{Books, State};
@@ -137,7 +137,7 @@ pub(super) fn add(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         let since = state.clock.started_at();
         state.ctx();
         let State { wasi, table, files, books, .. } = state;
-        let ctx = wasi.get_or_insert_with(|| wasmtime_wasi::WasiCtx::builder().build());
+        let ctx = wasi.get_or_insert_with(|| Box::new(WasiCtx::builder().build()));
         View {
             inner: WasiFilesystemCtxView { ctx: ctx.filesystem(), table },
             files,

@@ -39,7 +39,7 @@ pub(super) async fn converse(
     let stdout = BufReader::new(child.stdout.take().ok_or_else(gone)?);
     let mut stderr = child.stderr.take().ok_or_else(gone)?;
     let mut said = Vec::new();
-    let waits = Waits::new(run.limits.wall_ms);
+    let waits = Waits::new(run.limits.wall_ms, Instant::now());
     let mut used = Used::default();
     let ended = {
         let mut talk = std::pin::pin!(talk(stdin, stdout, run, text, denials, &waits));

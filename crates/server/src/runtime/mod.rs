@@ -61,7 +61,6 @@ struct Terms {
 struct Simulated {
     simulation: Simulation,
     calibrated_to: u64,
-    calibration: Option<Digest>,
 }
 
 impl RuntimeApi {
@@ -79,7 +78,7 @@ impl RuntimeApi {
                 let Terms { budget, seed, .. } = terms;
                 let simulation = simulate::invalid(refusal, sent.digest()?, budget, seed);
                 let simulation = simulation.map_err(Refused::internal)?;
-                (Simulated { simulation, calibrated_to: 0, calibration: None }, None)
+                (Simulated { simulation, calibrated_to: 0 }, None)
             }
         };
         Ok(wire::response(simulation, plan, terms.seed))
@@ -132,12 +131,7 @@ impl RuntimeApi {
         let Terms { budget, seed, now } = *terms;
         let (history, calibrated_to) = self.calibration(caller, plan, now)?;
         let simulation = simulate::simulate(plan, &models, budget, &verdicts, &history, seed);
-        let digest = match history.is_empty() {
-            true => None,
-            false => Some(Digest::of(&json::canonical(&history).map_err(Refused::internal)?)),
-        };
-        let simulation = simulation.map_err(Refused::internal)?;
-        Ok(Simulated { simulation, calibrated_to, calibration: digest })
+        Ok(Simulated { simulation: simulation.map_err(Refused::internal)?, calibrated_to })
     }
 
     /// What earlier attempts of the plan's tools came to in the caller's environment, and how many

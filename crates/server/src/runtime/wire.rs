@@ -16,8 +16,8 @@ const MILLION: f64 = 1_000_000.0;
 
 /// The answer. What is beyond an integer of the wire is its greatest.
 pub(super) fn response(simulated: Simulated, plan: Option<Digest>, seed: u32) -> SimulateResponse {
-    let Simulated { simulation, calibrated_to, calibration } = simulated;
-    let Simulation { answer, root_hash } = simulation;
+    let Simulated { simulation, calibrated_to } = simulated;
+    let Simulation { answer, root_hash, calibration } = simulation;
     let steps = answer.outlooks.iter().map(|outlook| step(outlook, &answer)).collect();
     SimulateResponse {
         feasible: answer.feasible,
