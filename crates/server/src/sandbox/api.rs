@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kernel::action::{Action, Status};
-use kernel::ids::{ActionId, ToolId};
+use kernel::ids::ToolId;
 use kernel::json::RawJson;
 use kernel::machine::{Kind, State};
 use kernel::values::Digest;
@@ -21,8 +21,8 @@ use super::attest::{document, nothing_attested};
 use super::tool::{EXECUTE, REPLAY};
 use super::{serves, wire};
 use crate::actions::{
-    ActionsApi, Answer, Asked, Claims, ENDPOINT, Keyed, Patience, READ, STATUSES, check_place,
-    find, own_or_operated, payer, wire_state,
+    ActionsApi, Answer, Asked, Claims, Keyed, Patience, READ, STATUSES, check_place, find,
+    own_or_operated, payer, wire_state,
 };
 use crate::error::{Refused, Result};
 use crate::paging;
@@ -58,10 +58,6 @@ impl SandboxesApi {
         account_id: &str,
         (keyed, patience): (Keyed, Patience),
     ) -> Result<Answer> {
-        if let Some(id) = self.asked_among_actions(caller, keyed.body)? {
-            let made = find(&self.0, caller, id.as_str())?;
-            return self.actions().wait(caller, Answer::new(made, Arc::default()), patience).await;
-        }
         let (tool, params, claims) = asked;
         let tool = ToolId::new(tool).map_err(Refused::internal)?;
         let account = payer(caller, account_id)?;
@@ -76,18 +72,6 @@ impl SandboxesApi {
             reverses: None,
         };
         self.actions().carry_out(caller, asked, keyed, patience).await
-    }
-
-    /// What the same request made when its key was one for actions, as it was in earlier versions.
-    fn asked_among_actions(&self, caller: &Caller, body: Digest) -> Result<Option<ActionId>> {
-        let now = self.0.now();
-        let Some((key, _)) = caller.reserve(ENDPOINT, body, "", now) else { return Ok(None) };
-        match self.0.ledger.read(&caller.log(), Kind::Idempotency, &key)? {
-            Some(State::Reservation(held)) if held.body == body && now < held.until => {
-                ActionId::new(held.target).map(Some).map_err(Refused::internal)
-            }
-            _ => Ok(None),
-        }
     }
 
     async fn run(&self, caller: &Caller, mut wire: ExecuteRequest) -> Result<Answer> {
